@@ -1,0 +1,33 @@
+"""Statistics of evaluated trajectories: tables in, tables out.
+
+A row is one trajectory of one model on one instance (see `biomni_lib.evaluate`). The unit of chance is the instance:
+samples of one instance are never counted as independent.
+"""
+
+from biomni_lib.analysis.bootstrap import bootstrap_mean, compare_models, paired_difference
+from biomni_lib.analysis.length import (
+    TRUNCATED,
+    across_tasks,
+    association,
+    binned_curve,
+    over_training,
+    within_instance,
+)
+from biomni_lib.analysis.seeds import difference_by_seed, seed_table
+from biomni_lib.analysis.summary import score_table, summarize
+
+__all__ = [
+    "TRUNCATED",
+    "across_tasks",
+    "association",
+    "binned_curve",
+    "bootstrap_mean",
+    "compare_models",
+    "difference_by_seed",
+    "over_training",
+    "paired_difference",
+    "score_table",
+    "seed_table",
+    "summarize",
+    "within_instance",
+]
