@@ -1,0 +1,5 @@
+"""Asynchronous reinforcement learning: scheduler, staleness, advantages, losses, learner, weight sync.
+
+Reading order: `recipe` (what is optimised), `advantages`, `losses`, `staleness` (the bound, as arithmetic), `scheduler`
+(the bound, as a running thing), `worker` (the rollout process), `learner` (the training side), `train` (the loop).
+"""
