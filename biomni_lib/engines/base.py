@@ -1,0 +1,77 @@
+"""The contract of whatever generates tokens."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FinishReason = Literal["stop", "eos", "length"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How to sample one completion.
+
+    `temperature` 0 is greedy; `stop` strings end a completion and are kept in it; `seed` makes the draw repeatable
+    whatever else the engine is doing.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_tokens: int = 256
+    stop: tuple[str, ...] = ()
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Completion:
+    """Sampled tokens: `ids`, `logprobs` (after temperature, before top-p) and `policy_versions` have shape (n,).
+
+    `finish_reason`: stop (a stop string), eos (the end-of-turn token), length (`max_tokens` or the context).
+    Engines without token ids leave `ids` empty and set `text`, which the rollout encodes once.
+    """
+
+    ids: Sequence[int]
+    logprobs: Sequence[float] | None
+    policy_versions: Sequence[int] | None
+    finish_reason: FinishReason
+    text: str | None = None
+
+
+@dataclasses.dataclass
+class EngineStats:
+    """Counters since the start: generated and prefilled tokens, seconds decoding, prefilling and without work."""
+
+    generated_tokens: int = 0
+    prefilled_tokens: int = 0
+    cached_tokens: int = 0
+    decode_s: float = 0.0
+    prefill_s: float = 0.0
+    idle_s: float = 0.0
+
+
+class Engine(Protocol):
+    """Something that continues a prompt of token ids."""
+
+    async def generate(self, prompt_ids: Sequence[int], sampling: Sampling, *, session: str = "") -> Completion:
+        """Continue the prompt. Calls with the same `session` extend one conversation and may reuse its KV cache.
+
+        Cancelling the call frees its place in the batch. Raises: EngineError when the prompt does not fit.
+        """
+
+    async def release(self, session: str) -> None:
+        """The conversation is over: its cached state may go."""
+
+    async def load_weights(self, version: int, source: Path | Mapping[str, Tensor]) -> None:
+        """Swap the weights between two decoding steps; requests under way go on with the new ones."""
+
+    def stats(self) -> EngineStats:
+        """A copy of the counters."""
+
+    async def close(self) -> None:
+        """Stop generating and free everything."""

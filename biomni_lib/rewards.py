@@ -1,0 +1,31 @@
+"""What a trajectory is worth: correctness (0 to 1) plus format (0 or 1), range 0 to 2.
+
+Source: the reward of the Biomni-R0 recipe. Correctness is the task's strict grade: an answer that names more
+candidates than the gold has earns nothing, so that listing every candidate gene does not pay.
+"""
+
+from __future__ import annotations
+
+from biomni_lib.agent.ledger import Trajectory
+from biomni_lib.agent.protocol import turn_is_well_formed
+from biomni_lib.tasks import Instance, grade
+
+REWARD_RANGE = (0.0, 2.0)
+
+
+def format_score(assistant_turns: list[str]) -> int:
+    """1 when every assistant turn is well-formed, else 0.
+
+    Well-formed: one think block, then one execute or one solution block, nothing nested or interleaved, the solution in
+    the last turn and only there. Text outside the blocks is allowed; no turn at all is not well-formed.
+    """
+    last = len(assistant_turns) - 1
+    return int(last >= 0 and all(turn_is_well_formed(t, last=i == last) for i, t in enumerate(assistant_turns)))
+
+
+def score(trajectory: Trajectory, instance: Instance) -> Trajectory:
+    """Set the trajectory's correctness, format and total in place, and return it."""
+    trajectory.correctness = grade(instance.task, trajectory.answer, instance.gold, strict=True)
+    trajectory.format = float(format_score(trajectory.assistant_turns))
+    trajectory.total = trajectory.correctness + trajectory.format
+    return trajectory
