@@ -1,0 +1,28 @@
+# The locked environment in an image; JupyterLab unless told otherwise.
+#   docker build -t biomni-r0 .
+#   docker run --rm -p 8888:8888 biomni-r0                      JupyterLab
+#   docker run --rm -v "$PWD/runs:/srv/biomni/runs" biomni-r0 make reproduce PRESET=cpu
+ARG BASE=python:3.12-slim
+FROM ${BASE}
+# LOCK: which environment. TORCH_INDEX: the default of the Makefile serves the CPU build.
+ARG LOCK=environment/cpu.lock
+ARG TORCH_INDEX=default
+
+RUN apt-get update \
+ && apt-get install --yes --no-install-recommends git make \
+ && rm -rf /var/lib/apt/lists/* \
+ && useradd --create-home --home-dir /srv/biomni --shell /bin/bash biomni
+
+USER biomni
+WORKDIR /srv/biomni
+ENV LOCK=${LOCK} PIP_NO_CACHE_DIR=1
+
+# The environment first: a change of the code alone does not install it again.
+COPY --chown=biomni Makefile pyproject.toml LICENSE ./
+COPY --chown=biomni environment ./environment
+COPY --chown=biomni biomni_lib/__init__.py ./biomni_lib/
+RUN if [ "${TORCH_INDEX}" = default ]; then make setup; else make setup TORCH_INDEX="${TORCH_INDEX}"; fi
+
+COPY --chown=biomni . .
+EXPOSE 8888
+CMD ["make", "lab", "LAB_ARGS=--ip=0.0.0.0 --no-browser"]

@@ -1,0 +1,82 @@
+# `make` alone prints what there is. Every target does its own set-up.
+
+PRESET ?= cpu
+PYTHON ?= python3
+LOCK ?= environment/cpu.lock
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+LAB_ARGS ?=
+
+BIN := .venv/bin
+STAGES := $(BIN)/python -m biomni_lib.stages
+PYTEST := $(BIN)/python -m pytest
+
+# Idle threads sleep instead of spinning: the learner and the engine share the cores.
+export OMP_WAIT_POLICY ?= PASSIVE
+export TOKENIZERS_PARALLELISM ?= false
+
+.DEFAULT_GOAL := help
+.PHONY: help setup data reproduce notebooks summary verify seeds figures bench settings lab test test-slow check format clean
+
+help: ## Print this help
+	@echo "Usage: make TARGET [PRESET=$(PRESET)]"
+	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "  %-12s %s\n", $$1, $$2}'
+
+setup: ## Make .venv with the locked environment (other targets do it too)
+	@PYTHON="$(PYTHON)" LOCK="$(LOCK)" TORCH_INDEX="$(TORCH_INDEX)" bash environment/install.sh
+
+data: setup ## Build the data lake
+	@$(STAGES) data --preset $(PRESET)
+
+reproduce: setup ## Run every stage and make every number and figure (PRESET=cpu: about 15 minutes on 2 cores)
+	@$(STAGES) reproduce --preset $(PRESET)
+
+notebooks: setup ## Run the notebooks into runs/PRESET/
+	@$(STAGES) notebooks --preset $(PRESET)
+
+summary: setup ## Print the results of PRESET as one JSON object
+	@$(STAGES) summary --preset $(PRESET)
+
+verify: setup ## Check the results of PRESET against what is promised
+	@$(STAGES) verify --preset $(PRESET)
+
+seeds: setup ## Run PRESET with three seeds
+	@$(STAGES) seeds --preset $(PRESET)
+
+figures: setup ## Draw the figures of PRESET again from its tables
+	@$(STAGES) figures --preset $(PRESET)
+
+bench: setup ## Measure speed as ratios within one run, into bench.json
+	@$(STAGES) bench --preset $(PRESET)
+
+settings: setup ## Print every setting of PRESET with its meaning
+	@$(BIN)/python -m biomni_lib.config $(PRESET)
+
+lab: setup ## Open JupyterLab
+	@$(BIN)/jupyter lab $(LAB_ARGS)
+
+test: setup ## Unit and integration tests, then the notebooks with the smoke preset
+	@$(PYTEST) tests/unit tests/integration -m "not slow and not gpu and not network"
+	@if ls notebooks/*.ipynb > /dev/null 2>&1; then \
+	  echo "notebooks, preset smoke:"; \
+	  BIOMNI_PRESET=smoke $(PYTEST) --nbval --nbval-current-env --timeout 600 notebooks; \
+	fi
+
+test-slow: setup ## The tests that take minutes
+	@$(PYTEST) tests/unit tests/integration -m "slow and not gpu and not network" --timeout 1800
+
+check: setup ## The house rules: lint, format, types, floors, notebooks, repository
+	@echo "ruff";         $(BIN)/ruff check --quiet
+	@echo "ruff format";  $(BIN)/ruff format --check --quiet || { echo "not formatted; run: make format"; exit 1; }
+	@echo "mypy";         $(BIN)/mypy --no-error-summary
+	@echo "lint-imports"; $(BIN)/lint-imports --config pyproject.toml > .venv/lint-imports.log || { cat .venv/lint-imports.log; exit 1; }
+	@echo "notebooks";    $(BIN)/python -m tests.house.notebook_rules
+	@echo "repository";   $(BIN)/python -m tests.house.repository_rules
+	@echo "all rules kept"
+
+format: setup ## Bring code into the house format
+	@$(BIN)/ruff check --quiet --fix-only
+	@$(BIN)/ruff format --quiet
+
+clean: ## Remove .venv and caches; runs/ stays
+	@rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist *.egg-info
+	@find biomni_lib tests -name __pycache__ -type d -prune -exec rm -rf {} +
