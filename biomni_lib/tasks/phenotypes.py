@@ -1,0 +1,123 @@
+"""The two tasks about patients: which disease is it, and which gene is behind it."""
+
+import json
+from collections.abc import Callable
+
+import numpy as np
+
+from biomni_lib.config import DataConfig
+from biomni_lib.errors import ConfigError
+from biomni_lib.lake import Lake
+from biomni_lib.tasks import baselines
+from biomni_lib.tasks.base import Instance
+from biomni_lib.tasks.grading import grade
+from biomni_lib.tasks.patients import Patient, PatientSimulator
+from biomni_lib.tasks.splits import SPLITS, make_splits
+
+_FACTS = "Phenotypes: {terms}\nExcluded phenotypes: {excluded}\nCandidate genes: {genes}\n"
+
+
+class PhenotypeTask:
+    """What both tasks share: patients, splits and the facts shown.
+
+    Args:
+        config: sizes and noise of the simulated patients.
+        seed: of the training patients. Dev and held-out patients are the same for every seed, as instruments are.
+    """
+
+    name = ""
+    stream = 0
+    question = ""
+    output_format = ""
+
+    def __init__(self, lake: Lake, config: DataConfig, seed: int) -> None:
+        self.lake, self.config, self.seed = lake, config, seed
+        self._splits = make_splits(lake)
+        self._made: dict[str, list[Instance]] = {}
+
+    def instances(self, split: str) -> list[Instance]:
+        """All instances of a split; instance i of a seed does not depend on how many are asked for."""
+        if split not in SPLITS:
+            raise ConfigError(f"unknown split {split!r}; the splits are {', '.join(SPLITS)}")
+        if split not in self._made:
+            simulator = PatientSimulator(self.lake, self._splits[split], self.config)
+            seed = self.seed if split == "train" else 0
+            count = getattr(self.config, f"{split}_instances")
+            words = (seed, self.stream, SPLITS.index(split))
+            streams = (np.random.SeedSequence([*words, number]) for number in range(count))
+            self._made[split] = [
+                self._instance(simulator.draw(np.random.default_rng(stream)), f"{split}-{seed}-{number}")
+                for number, stream in enumerate(streams)
+            ]
+        return self._made[split]
+
+    def prompt(self, instance: Instance) -> str:
+        """The text shown to the agent."""
+        return instance.prompt
+
+    def grade(self, instance: Instance, answer: str | None, *, strict: bool = False) -> float:
+        """1.0 for a right answer, else 0.0; never raises."""
+        return grade(self.name, answer, instance.gold, strict=strict)
+
+    def _instance(self, patient: Patient, id: str) -> Instance:
+        lake = self.lake
+        meta = {
+            "terms": [lake.term_id(row) for row in patient.terms],
+            "excluded": [lake.term_id(row) for row in patient.excluded],
+            "candidates": [lake.ensembl_id(row) for row in patient.candidates],
+            "disease": lake.omim(patient.disease),
+            "gene": lake.ensembl_id(patient.gene),
+        }
+        facts = _FACTS.format(
+            terms=", ".join(meta["terms"]),
+            excluded=", ".join(meta["excluded"]) or "none",
+            genes=", ".join(meta["candidates"]),
+        )
+        prompt = f"Task: {self.question}\n{facts}Output format: {self.output_format}"
+        return Instance(prompt, self._gold(patient), self.name, f"{self.name}-{id}", meta)
+
+    def _gold(self, patient: Patient) -> str:
+        raise NotImplementedError
+
+
+class RareDiseaseDiagnosis(PhenotypeTask):
+    """Name the patient's disease by its OMIM number."""
+
+    name = "rare_disease_diagnosis"
+    stream = 1
+    question = (
+        "given a patient's phenotypes and a list of candidate genes, diagnose the rare disease that the patient has."
+    )
+    output_format = '{"disease_name": ..., "OMIM_ID": ...}'
+
+    def gold_answer(self, instance: Instance) -> str:
+        """The gold itself is an answer in the output format."""
+        return instance.gold
+
+    def baselines(self) -> dict[str, Callable[[Instance], str]]:
+        """Random disease of a random candidate; best for the most telling term; best overlap; overlap and exclusions."""
+        return baselines.disease_baselines(self.lake)
+
+    def _gold(self, patient: Patient) -> str:
+        lake = self.lake
+        return json.dumps({"OMIM_ID": lake.omim(patient.disease), "disease_name": lake.disease_names[patient.disease]})
+
+
+class PatientGeneDetection(PhenotypeTask):
+    """Name the gene behind the patient's disease."""
+
+    name = "patient_gene_detection"
+    stream = 2
+    question = "given a patient's phenotypes and a list of candidate genes, identify the causal gene."
+    output_format = '{"causal_gene": ["ENSG..."]}'
+
+    def gold_answer(self, instance: Instance) -> str:
+        """The gold ids in the output format."""
+        return json.dumps({"causal_gene": instance.gold.split(",")})
+
+    def baselines(self) -> dict[str, Callable[[Instance], str]]:
+        """Random candidate; best for the most telling term; best overlap; overlap and exclusions."""
+        return baselines.gene_baselines(self.lake)
+
+    def _gold(self, patient: Patient) -> str:
+        return self.lake.ensembl_id(patient.gene)
