@@ -1,0 +1,84 @@
+"""From text to token ids and back: ChatML framing by our own renderer, appended turn by turn.
+
+A chat template re-renders the whole conversation (and Qwen3's strips earlier thinking), so it cannot extend a ledger.
+Here each piece is encoded once, when it is appended. Text from outside (prompts, observations) is encoded with special
+tokens switched off: an observation that spells `<|im_end|>` cannot end a turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from biomni_lib.errors import LedgerError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+START, END = "<|im_start|>", "<|im_end|>"
+
+
+class ChatRenderer:
+    """ChatML for one tokenizer."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+        self._start, self.end_of_turn = (self._special(token) for token in (START, END))
+        self._pieces: dict[int, str] = {}
+
+    @classmethod
+    def load(cls, model_dir: Path) -> ChatRenderer:
+        """The renderer of a model folder's tokenizer."""
+        from transformers import AutoTokenizer
+
+        return cls(AutoTokenizer.from_pretrained(model_dir))
+
+    def _special(self, token: str) -> int:
+        token_id = self.tokenizer.convert_tokens_to_ids(token)
+        if token_id is None or token_id == self.tokenizer.unk_token_id:
+            raise LedgerError(f"the tokenizer has no {token}: ChatML needs it; use a tokenizer with Qwen3's specials")
+        return int(token_id)
+
+    def plain(self, text: str) -> list[int]:
+        """Ids of text from outside, in which no special token is recognised."""
+        return list(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+
+    def assistant(self, text: str) -> list[int]:
+        """Ids of an assistant turn written by a script or an API: the protocol's tags are recognised.
+
+        Raises: LedgerError when the text holds ChatML framing.
+        """
+        if START in text or END in text:
+            raise LedgerError("an assistant turn holds ChatML framing; a teacher's text must not")
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def prompt(self, system: str, user: str) -> list[int]:
+        """Ids of the opening of a conversation, up to where the assistant begins."""
+        return self._message("system", system) + self._message("user", user) + self._opening()
+
+    def observation(self, text: str) -> list[int]:
+        """Ids that close the assistant's turn, give it an observation, and open its next turn."""
+        return [
+            self.end_of_turn,
+            *self.plain("\n"),
+            *self._message("user", text, before="<observation>\n", after="\n</observation>"),
+            *self._opening(),
+        ]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ids, special tokens shown."""
+        return str(self.tokenizer.decode(ids, skip_special_tokens=False))
+
+    def piece(self, token_id: int) -> str:
+        """Text of one token; enough to find ASCII stop strings while sampling."""
+        if token_id not in self._pieces:
+            self._pieces[token_id] = self.decode([token_id])
+        return self._pieces[token_id]
+
+    def _message(self, role: str, text: str, *, before: str = "", after: str = "") -> list[int]:
+        head = [self._start, *self.plain(f"{role}\n"), *self.assistant(before)]
+        return [*head, *self.plain(text), *self.assistant(after), self.end_of_turn, *self.plain("\n")]
+
+    def _opening(self) -> list[int]:
+        return [self._start, *self.plain("assistant\n")]

@@ -1,0 +1,183 @@
+"""One rollout: the engine writes, the sandbox answers, the ledger records, until an ending.
+
+A failure of a rollout is data (a typed ending); a programming error propagates.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import time
+from typing import Protocol
+
+import numpy as np
+
+from biomni_lib.agent.chat import ChatRenderer
+from biomni_lib.agent.ledger import Trajectory, Turn
+from biomni_lib.agent.protocol import STOPS, parse_turn
+from biomni_lib.config import AgentConfig
+from biomni_lib.engines.base import Completion, Engine, Sampling
+from biomni_lib.tasks import Instance
+
+LOST = "error:sandbox"
+
+
+class ToolResult(Protocol):
+    """What a session answers."""
+
+    @property
+    def text(self) -> str: ...
+    @property
+    def seconds(self) -> float: ...
+
+
+class ToolSession(Protocol):
+    """A persistent namespace that runs the agent's code."""
+
+    async def execute(self, code: str, timeout_s: float) -> ToolResult: ...
+    async def close(self) -> None: ...
+
+
+class ToolEnvironment(Protocol):
+    """Opens sessions."""
+
+    async def open(self, seed: int) -> ToolSession: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class RolloutSettings:
+    """What a rollout needs beside its engine and its sandbox."""
+
+    agent: AgentConfig
+    system_prompt: str
+    execute_timeout_s: float
+    temperature: float = 1.0
+    top_p: float = 1.0
+    deadlines: bool = True
+    """False in synchronous runs, where no clock may decide an outcome."""
+
+
+def rollout_seed(seed: int, *path: int) -> int:
+    """A seed for one rollout from the run's seed and its place, e.g. (step, instance, sample)."""
+    return int(np.random.SeedSequence([seed, *path]).generate_state(1, np.uint64)[0] >> 1)
+
+
+async def rollout(
+    instance: Instance,
+    engine: Engine,
+    sandbox: ToolEnvironment,
+    renderer: ChatRenderer,
+    settings: RolloutSettings,
+    *,
+    seed: int,
+    sample: int = 0,
+    model: str = "",
+) -> Trajectory:
+    """Let the agent work on one instance.
+
+    Args:
+        seed: makes the engine's draws and the session's random state repeatable.
+        sample, model: recorded in the trajectory.
+    Returns: an ungraded trajectory with its ending set; whatever was written before a failure is kept.
+    """
+    trajectory = Trajectory(instance.task, instance.id, sample, model)
+    trajectory.append(renderer.prompt(settings.system_prompt, instance.prompt), sampled=False)
+    run = _Rollout(trajectory, engine, sandbox, renderer, settings, seed)
+    limit = settings.agent.trajectory_timeout_s if settings.deadlines else None
+    try:
+        async with asyncio.timeout(limit):
+            await run.converse()
+    except TimeoutError:
+        trajectory.ending = "timeout"
+    finally:
+        await run.close()
+    return trajectory
+
+
+class _Rollout:
+    def __init__(
+        self,
+        trajectory: Trajectory,
+        engine: Engine,
+        sandbox: ToolEnvironment,
+        renderer: ChatRenderer,
+        settings: RolloutSettings,
+        seed: int,
+    ) -> None:
+        self.trajectory, self.engine, self.sandbox = trajectory, engine, sandbox
+        self.renderer, self.settings, self.seed = renderer, settings, seed
+        self.key = f"{trajectory.task}/{trajectory.instance_id}/{trajectory.sample}/{seed}"
+        self.session: ToolSession | None = None
+
+    async def converse(self) -> None:
+        """Take turns until one of them sets the ending."""
+        for number in range(self.settings.agent.max_turns):
+            turn, reason = await self._assistant_turn(number)
+            if turn is None:
+                self.trajectory.ending = "token_limit"
+            elif turn.kind == "solution":
+                self.trajectory.answer = parse_turn(turn.text).content
+                self.trajectory.ending = "solved"
+            elif turn.kind == "none":
+                self.trajectory.ending = _ending_without_block(turn.text, reason)
+            elif number + 1 == self.settings.agent.max_turns:
+                self.trajectory.ending = "turn_limit"
+            else:
+                await self._run_code(turn)
+            if self.trajectory.ending:
+                return
+
+    async def _assistant_turn(self, number: int) -> tuple[Turn | None, str]:
+        """Sample one turn into the ledger; None when the context has no room for a token."""
+        agent, start = self.settings.agent, len(self.trajectory.token_ids)
+        room = min(agent.max_turn_tokens, agent.max_tokens - start)
+        if room <= 0:
+            return None, "length"
+        sampling = Sampling(
+            self.settings.temperature, self.settings.top_p, room, STOPS, rollout_seed(self.seed, number)
+        )
+        began = time.monotonic()
+        prompt = self.trajectory.token_ids.tolist()
+        completion = await self.engine.generate(prompt, sampling, session=self.key)
+        ids, text = self._encode(completion)
+        self.trajectory.append(
+            ids, sampled=True, logprobs=completion.logprobs, policy_versions=completion.policy_versions
+        )
+        parsed = parse_turn(text)
+        turn = Turn(start, start + len(ids), parsed.kind, text, generate_s=time.monotonic() - began)
+        turn.code = parsed.content if parsed.kind == "execute" else ""
+        self.trajectory.turns.append(turn)
+        return turn, completion.finish_reason
+
+    def _encode(self, completion: Completion) -> tuple[list[int], str]:
+        if completion.text is not None:
+            return self.renderer.assistant(completion.text), completion.text
+        ids = list(completion.ids)
+        return ids, self.renderer.decode(ids)
+
+    async def _run_code(self, turn: Turn) -> None:
+        if self.session is None:
+            self.session = await self.sandbox.open(self.seed)
+        result = await self.session.execute(turn.code, self.settings.execute_timeout_s)
+        turn.tool_s = result.seconds
+        turn.observation = cut_observation(result.text, self.settings.agent.observation_chars)
+        self.trajectory.append(self.renderer.observation(turn.observation), sampled=False)
+
+    async def close(self) -> None:
+        if self.session is not None:
+            await self.session.close()
+        await self.engine.release(self.key)
+
+
+def _ending_without_block(text: str, reason: str) -> str:
+    if reason == "length":
+        return "token_limit"
+    return "error:malformed_turn" if any(stop in text for stop in STOPS) else "gave_up"
+
+
+def cut_observation(text: str, limit_chars: int) -> str:
+    """Keep the head and the tail of a long observation, and say how much was cut."""
+    if len(text) <= limit_chars:
+        return text
+    half = limit_chars // 2
+    return f"{text[:half]}\n[{len(text) - 2 * half} characters cut]\n{text[-half:]}"

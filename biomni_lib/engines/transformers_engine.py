@@ -1,0 +1,341 @@
+"""The CPU default: batched decoding over fixed slots, many conversations at once.
+
+Stock `generate` re-reads the whole conversation at each turn and waits for the batch's longest reply. Here a
+conversation keeps its slot between turns, only new tokens are prefilled, a finished reply makes room at once, and
+prompts that were prefilled before (the other samples of a group) are copied. Greedy and sampled decoding give exact
+log-probabilities; weights are swapped between two decoding steps.
+
+Not covered: encoder-decoder models, sliding-window attention, more than one device.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import copy
+import dataclasses
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from biomni_lib.agent.chat import ChatRenderer
+from biomni_lib.engines.base import Completion, EngineStats, FinishReason, Sampling
+from biomni_lib.engines.sampler import sample
+from biomni_lib.engines.slots import ATTENTION, SlotCache
+from biomni_lib.errors import EngineError
+
+PREFIXES_KEPT = 128
+
+
+@dataclasses.dataclass
+class _Request:
+    prompt: list[int]
+    sampling: Sampling
+    session: str
+    future: Future[Completion]
+    rng: np.random.Generator
+    ids: list[int] = dataclasses.field(default_factory=list)
+    logprobs: list[float] = dataclasses.field(default_factory=list)
+    versions: list[int] = dataclasses.field(default_factory=list)
+    tail: str = ""
+
+
+@dataclasses.dataclass
+class _Slot:
+    session: str = ""
+    cached: list[int] = dataclasses.field(default_factory=list)
+    request: _Request | None = None
+    used_at: int = 0
+
+
+class TransformersEngine:
+    """An `Engine` around a transformers decoder on CPU, in float32.
+
+    Args:
+        model: a decoder whose attention goes through transformers' AttentionInterface (Qwen3, Llama, …).
+        renderer: its tokenizer's renderer, for stop strings and the end-of-turn token.
+        slots: sequences decoded together; more requests wait.
+        context: longest sequence, prompt included, in tokens.
+        prefill_chunk: tokens prefilled in one forward pass.
+        version: policy version of the weights in `model`.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        renderer: ChatRenderer,
+        *,
+        slots: int,
+        context: int,
+        prefill_chunk: int = 128,
+        version: int = 0,
+    ) -> None:
+        model.set_attn_implementation(ATTENTION)
+        self.model, self.renderer = model.eval(), renderer
+        self.context, self.chunk, self.version = context, prefill_chunk, version
+        self._cache = SlotCache(model.config, slots, context + prefill_chunk)
+        self._slots = [_Slot() for _ in range(slots)]
+        self._prefixes: collections.OrderedDict[tuple[int, ...], tuple[Tensor, Tensor]] = collections.OrderedDict()
+        self._waiting: collections.deque[_Request] = collections.deque()
+        self._commands: collections.deque[tuple[Callable[[], None], Future[None]]] = collections.deque()
+        self._wake, self._closed, self._clock = threading.Condition(), False, 0
+        self._stats = EngineStats()
+        self._thread = threading.Thread(target=self._serve, name="transformers-engine", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    def load(cls, model_dir: Path, *, slots: int, context: int, prefill_chunk: int = 128) -> TransformersEngine:
+        """An engine for a model folder."""
+        model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
+        renderer = ChatRenderer.load(model_dir)
+        return cls(model, renderer, slots=slots, context=context, prefill_chunk=prefill_chunk)
+
+    async def generate(self, prompt_ids: Sequence[int], sampling: Sampling, *, session: str = "") -> Completion:
+        """See `Engine.generate`. Raises: EngineError when the prompt leaves no room for a token."""
+        if not 0 < len(prompt_ids) < self.context:
+            raise EngineError(
+                f"prompt of {len(prompt_ids)} tokens does not fit the engine's context of {self.context};"
+                " raise model.context or lower agent.max_tokens"
+            )
+        rng = np.random.Generator(np.random.Philox(sampling.seed))
+        request = _Request(list(prompt_ids), sampling, session, Future(), rng)
+        with self._wake:
+            if self._closed:
+                raise EngineError("the engine is closed; start a new one")
+            self._waiting.append(request)
+            self._wake.notify()
+        return await asyncio.wrap_future(request.future)
+
+    async def release(self, session: str) -> None:
+        """Free the slot that the conversation held."""
+
+        def free() -> None:
+            for slot in self._slots:
+                if slot.session == session:
+                    slot.session, slot.cached, slot.request = "", [], None
+
+        await self._between_steps(free)
+
+    async def load_weights(self, version: int, source: Path | Mapping[str, Tensor]) -> None:
+        """See `Engine.load_weights`. The KV cache of open conversations is kept; shared prompts are forgotten.
+
+        Raises: EngineError when the weights are not this model's.
+        """
+
+        def swap() -> None:
+            state = _read_weights(source)
+            missing, unexpected = self.model.load_state_dict(state, strict=False)
+            tied = set(getattr(self.model, "all_tied_weights_keys", {}) or {})
+            if unexpected or set(missing) - tied:
+                raise EngineError(f"weights of version {version} are not this model's: {missing[:3] or unexpected[:3]}")
+            self._prefixes.clear()
+            self.version = version
+
+        await self._between_steps(swap)
+
+    def stats(self) -> EngineStats:
+        """See `Engine.stats`."""
+        return copy.copy(self._stats)
+
+    async def close(self) -> None:
+        """Stop the decoding thread; calls under way raise EngineError."""
+        with self._wake:
+            self._closed = True
+            self._wake.notify()
+        await asyncio.to_thread(self._thread.join)
+
+    async def _between_steps(self, command: Callable[[], None]) -> None:
+        done: Future[None] = Future()
+        with self._wake:
+            if self._closed:
+                return
+            self._commands.append((command, done))
+            self._wake.notify()
+        await asyncio.wrap_future(done)
+
+    # Below: the decoding thread.
+
+    def _serve(self) -> None:
+        failure: BaseException = EngineError("the engine was closed while generating")
+        try:
+            with torch.inference_mode():
+                while not self._closed:
+                    self._run_commands()
+                    self._admit()
+                    if any(slot.request for slot in self._slots):
+                        self._decode_step()
+                    else:
+                        self._sleep()
+        except BaseException as error:  # noqa: BLE001  handed to every caller, who raises it
+            failure = error
+        with self._wake:
+            self._closed = True
+        pending = [slot.request for slot in self._slots if slot.request] + list(self._waiting)
+        for request in pending:
+            if not request.future.done():
+                request.future.set_exception(failure)
+        for _, done in self._commands:
+            done.set_result(None)
+
+    def _sleep(self) -> None:
+        began = time.perf_counter()
+        with self._wake:
+            if not (self._waiting or self._commands or self._closed):
+                self._wake.wait()
+        self._stats.idle_s += time.perf_counter() - began
+
+    def _run_commands(self) -> None:
+        while self._commands:
+            command, done = self._commands.popleft()
+            try:
+                command()
+            except Exception as error:  # noqa: BLE001  raised in the caller's task
+                done.set_exception(error)
+            else:
+                done.set_result(None)
+
+    def _admit(self) -> None:
+        while self._waiting:
+            request = self._waiting[0]
+            if request.future.cancelled():
+                self._waiting.popleft()
+                continue
+            slot = self._find_slot(request)
+            if slot is None:
+                return
+            self._waiting.popleft()
+            self._clock += 1
+            self._slots[slot].used_at = self._clock
+            logits = self._prefill(slot, request)
+            self._slots[slot].request = request
+            self._take_samples(logits[None], [slot])
+
+    def _find_slot(self, request: _Request) -> int | None:
+        """The conversation's own slot, else a free one, else the one of the longest-silent conversation."""
+        idle = [i for i, slot in enumerate(self._slots) if slot.request is None]
+        own = [i for i in idle if request.session and self._slots[i].session == request.session]
+        free = [i for i in idle if not self._slots[i].session]
+        found = own or free or sorted(idle, key=lambda i: self._slots[i].used_at)
+        if not found:
+            return None
+        slot = self._slots[found[0]]
+        if not own or request.prompt[: len(slot.cached)] != slot.cached:
+            slot.cached = []
+        slot.session = request.session
+        return found[0]
+
+    def _prefill(self, index: int, request: _Request) -> Tensor:
+        """Bring the slot's cache up to the prompt; return the logits (vocab,) behind its last token."""
+        slot, began = self._slots[index], time.perf_counter()
+        logits, fresh = torch.empty(0), not slot.cached
+        while len(slot.cached) < len(request.prompt):
+            first = len(slot.cached)
+            tokens = request.prompt[first : first + self.chunk]
+            key = tuple(request.prompt[: first + len(tokens)])
+            if fresh and key in self._prefixes:
+                logits = self._recall(key, index, first)
+                self._stats.cached_tokens += len(tokens)
+            else:
+                logits = self._prefill_chunk(index, first, tokens)
+                self._stats.prefilled_tokens += len(tokens)
+                if fresh:
+                    self._remember(key, self._cache.read(index, first, len(tokens)), logits)
+            slot.cached.extend(tokens)
+        self._stats.prefill_s += time.perf_counter() - began
+        return logits
+
+    def _recall(self, key: tuple[int, ...], index: int, first: int) -> Tensor:
+        """Copy a span that was prefilled before, by the same steps, so that its bits are the same."""
+        self._prefixes.move_to_end(key)
+        block, logits = self._prefixes[key]
+        self._cache.write(index, first, block)
+        return logits
+
+    def _remember(self, key: tuple[int, ...], block: Tensor, logits: Tensor) -> None:
+        self._prefixes[key] = (block, logits)
+        if len(self._prefixes) > PREFIXES_KEPT:
+            self._prefixes.popitem(last=False)
+
+    def _prefill_chunk(self, index: int, first: int, tokens: list[int]) -> Tensor:
+        padded = torch.tensor([tokens + [0] * (self.chunk - len(tokens))])
+        positions = torch.arange(first, first + self.chunk)
+        mask = self._cache.select_one(index, positions)
+        hidden = self._forward(padded, positions[None], mask)
+        return self.model.lm_head(hidden[0, len(tokens) - 1])
+
+    def _forward(self, ids: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
+        return self.model.model(
+            input_ids=ids,
+            position_ids=positions,
+            attention_mask={"full_attention": mask},
+            past_key_values=self._cache,
+            use_cache=True,
+        ).last_hidden_state
+
+    def _decode_step(self) -> None:
+        began = time.perf_counter()
+        active = []
+        for index, slot in enumerate(self._slots):
+            if slot.request is not None and slot.request.future.cancelled():
+                slot.request = None
+            if slot.request is not None:
+                active.append(index)
+        ids = torch.zeros(len(self._slots), 1, dtype=torch.long)
+        positions = torch.full((len(self._slots),), self._cache.length - 1)  # where idle slots write
+        for index in active:
+            slot = self._slots[index]
+            assert slot.request is not None
+            ids[index, 0], positions[index] = slot.request.ids[-1], len(slot.cached)
+            slot.cached.append(slot.request.ids[-1])
+        longest = max((len(self._slots[index].cached) for index in active), default=0)
+        hidden = self._forward(ids, positions[:, None], self._cache.select_all(positions, longest))
+        logits = self.model.lm_head(hidden[:, 0])
+        self._take_samples(logits[active], active)
+        self._stats.decode_s += time.perf_counter() - began
+
+    def _take_samples(self, logits: Tensor, indexes: list[int]) -> None:
+        """Sample one token in each of the slots `indexes`; logits: (len(indexes), vocab)."""
+        requests = [request for i in indexes if (request := self._slots[i].request) is not None]
+        uniforms = torch.tensor([request.rng.random() for request in requests], dtype=torch.float64)
+        ids, logprobs = sample(logits, [request.sampling for request in requests], uniforms)
+        self._stats.generated_tokens += len(requests)
+        for index, request, token, logprob in zip(indexes, requests, ids.tolist(), logprobs.tolist(), strict=True):
+            request.ids.append(token)
+            request.logprobs.append(logprob)
+            request.versions.append(self.version)
+            reason = self._finish_reason(request, token)
+            if reason is not None:
+                self._finish(self._slots[index], request, reason)
+
+    def _finish_reason(self, request: _Request, token: int) -> FinishReason | None:
+        longest = max((len(stop) for stop in request.sampling.stop), default=0)
+        piece = self.renderer.piece(token)
+        request.tail = (request.tail + piece)[-(longest + len(piece)) :]
+        if token == self.renderer.end_of_turn:
+            return "eos"
+        if any(stop in request.tail for stop in request.sampling.stop):
+            return "stop"
+        full = len(request.prompt) + len(request.ids) >= self.context
+        return "length" if full or len(request.ids) >= request.sampling.max_tokens else None
+
+    def _finish(self, slot: _Slot, request: _Request, reason: FinishReason) -> None:
+        slot.request = None
+        if not slot.session:
+            slot.cached = []
+        if request.future.set_running_or_notify_cancel():
+            request.future.set_result(Completion(request.ids, request.logprobs, request.versions, reason))
+
+
+def _read_weights(source: Path | Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    if isinstance(source, Mapping):
+        return source
+    from safetensors.torch import load_file
+
+    return load_file(source)
