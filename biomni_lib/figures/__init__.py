@@ -1,0 +1,27 @@
+"""The figures: a table in, a `Figure` out, no file and no statistics; `save_figure` writes one.
+
+Every function draws in one style at print width, raises DataError by name for a table that is empty or lacks a column,
+and never returns an empty plot. Tables come from `biomni_lib.analysis` and from the tracked metrics of training.
+"""
+
+from biomni_lib.figures.length import length_vs_score
+from biomni_lib.figures.saving import caption, save_figure
+from biomni_lib.figures.scores import acceptance_by_strategy, headline, score_by_task, seed_differences
+from biomni_lib.figures.style import COLUMN_WIDTH_IN, PAGE_WIDTH_IN
+from biomni_lib.figures.training import idle_time, learning_curves, response_length, staleness
+
+__all__ = [
+    "COLUMN_WIDTH_IN",
+    "PAGE_WIDTH_IN",
+    "acceptance_by_strategy",
+    "caption",
+    "headline",
+    "idle_time",
+    "learning_curves",
+    "length_vs_score",
+    "response_length",
+    "save_figure",
+    "score_by_task",
+    "seed_differences",
+    "staleness",
+]

@@ -1,0 +1,169 @@
+"""Scores of models, acceptance of the teacher's strategies, and gains seed by seed, as dots with intervals."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from biomni_lib.errors import DataError
+from biomni_lib.figures.style import (
+    BLUE,
+    COLUMN_WIDTH_IN,
+    CYCLE,
+    FAINT,
+    INK,
+    MARKERS,
+    MUTED,
+    PAGE_WIDTH_IN,
+    VERMILION,
+    look,
+    model_order,
+    new_figure,
+    panels,
+    rows_axis,
+    share_axis,
+    styled,
+    words,
+)
+from biomni_lib.tables import require, select
+
+ROW_IN = 0.19
+INTERVAL = ["ci_low", "ci_high"]
+
+
+@styled
+def headline(table: pd.DataFrame, *, task: str = "all", width_in: float = COLUMN_WIDTH_IN) -> Figure:
+    """Score of every model on one task, by default on all together.
+
+    Args:
+        table: `analysis.score_table`: task, model, score, ci_low, ci_high.
+    Raises: DataError when the table is empty, lacks a column or the task.
+    """
+    chosen = select(
+        require(table, ["task", "model", "score", *INTERVAL], "headline figure"), "headline figure", task=task
+    )
+    models = _models(chosen)
+    figure = new_figure(width_in, 0.55 + ROW_IN * len(models))
+    ax = figure.subplots()
+    _model_rows(ax, chosen, models, values=True)
+    ax.set_xlabel("Mean score on held-out patients")
+    return figure
+
+
+@styled
+def score_by_task(table: pd.DataFrame, *, width_in: float = PAGE_WIDTH_IN) -> Figure:
+    """Score of every model on every task, a panel a task; a model that was not run on a task has an empty row there.
+
+    Args:
+        table: `analysis.score_table`: task, model, score, ci_low, ci_high.
+    Raises: DataError when the table is empty or lacks a column.
+    """
+    require(table, ["task", "model", "score", *INTERVAL], "score by task")
+    tasks, models = list(pd.unique(table["task"])), _models(table)
+    per_row = 3 if width_in > 5 else 1
+    figure, axes = panels(len(tasks), width_in, 0.65 + ROW_IN * len(models), per_row=per_row, sharey=per_row > 1)
+    for ax, task in zip(axes, tasks, strict=True):
+        _model_rows(ax, table[table["task"] == task], models)
+        ax.set_title("All tasks" if task == "all" else words(task))
+    figure.supxlabel("Mean score on held-out patients", fontsize=7.5)
+    return figure
+
+
+@styled
+def acceptance_by_strategy(table: pd.DataFrame, *, width_in: float = COLUMN_WIDTH_IN) -> Figure:
+    """Share of the teacher's trajectories that were accepted, by strategy and task.
+
+    Args:
+        table: `analysis.acceptance_table`: task, strategy, acceptance, ci_low, ci_high.
+    Raises: DataError when the table is empty or lacks a column.
+    """
+    require(table, ["task", "strategy", "acceptance", *INTERVAL], "acceptance by strategy")
+    strategies, tasks = list(pd.unique(table["strategy"])), list(pd.unique(table["task"]))
+    figure = new_figure(width_in, 0.6 + (0.08 + 0.08 * len(tasks)) * len(strategies) + 0.14 * len(tasks))
+    ax = figure.subplots()
+    for number, task in enumerate(tasks):
+        of_task = table[table["task"] == task]
+        rows = np.array([strategies.index(name) for name in of_task["strategy"]])
+        shift = (number - (len(tasks) - 1) / 2) * 0.3
+        colour, marker = CYCLE[number % len(CYCLE)], MARKERS[number % len(MARKERS)]
+        _interval_dots(ax, of_task, "acceptance", rows + shift, colour, marker, words(task))
+    rows_axis(ax, [words(name) for name in strategies])
+    share_axis(ax, "x")
+    ax.set_xlabel("Share of trajectories accepted")
+    figure.legend(loc="outside upper left", ncols=1, borderpad=0, handletextpad=0.3)
+    return figure
+
+
+@styled
+def seed_differences(table: pd.DataFrame, *, width_in: float = COLUMN_WIDTH_IN) -> Figure:
+    """The gain of one model over another: each seed, and all pooled, by task.
+
+    Args:
+        table: `analysis.difference_by_seed`: task, seed, model, reference, difference, ci_low, ci_high.
+    Raises: DataError when the table is empty, lacks a column, or compares more than one pair of models.
+    """
+    require(table, ["task", "seed", "model", "reference", "difference", *INTERVAL], "differences by seed")
+    pairs = table[["model", "reference"]].drop_duplicates()
+    if len(pairs) > 1:
+        raise DataError(f"differences by seed: {len(pairs)} pairs of models; select one")
+    figure = new_figure(width_in, 0.75 + 0.8 * ROW_IN * len(table) + 0.06 * table["task"].nunique())
+    ax = figure.subplots()
+    _ = ax.axvline(0, color=MUTED, linewidth=0.8)
+    table = _pooled_first(table)
+    rows = table.index.to_numpy() + 0.5 * pd.factorize(table["task"])[0]
+    for pooled, (colour, marker, label) in {
+        True: (VERMILION, "D", "all seeds"),
+        False: (BLUE, "o", "one seed"),
+    }.items():
+        chosen = (table["seed"] == "pooled").to_numpy() == pooled
+        _interval_dots(ax, table[chosen], "difference", rows[chosen], colour, marker, label)
+    names = zip(table["name"], table["seed"], strict=True)
+    rows_axis(ax, [name if seed == "pooled" else f"seed {seed}" for name, seed in names], rows.tolist())
+    model, reference = (look(name).label for name in pairs.iloc[0])
+    ax.set_xlabel(f"Score of {model} minus {reference}")
+    figure.legend(loc="outside upper left", ncols=2, borderpad=0, handletextpad=0.3)
+    return figure
+
+
+def _pooled_first(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows by task, the pooled one on top of its seeds, with the task's readable name."""
+    tasks = pd.factorize(table["task"])[0]
+    named = table.assign(name=["All tasks" if task == "all" else words(task) for task in table["task"]])
+    order = np.lexsort([np.arange(len(table)), table["seed"] != "pooled", tasks])
+    return named.iloc[order].reset_index(drop=True)
+
+
+def _models(table: pd.DataFrame) -> list[str]:
+    """Heuristics by rising score, then the teacher and the trained models."""
+    return model_order(list(table.groupby("model")["score"].mean().sort_values(kind="stable").index))
+
+
+def _model_rows(ax: Axes, table: pd.DataFrame, models: list[str], *, values: bool = False) -> None:
+    for position, model in enumerate(models):
+        row = table[table["model"] == model]
+        if row.empty:
+            continue
+        _, colour, marker = look(model)
+        ax.axhline(position, color=FAINT, linewidth=0.5, zorder=0)
+        _interval_dots(ax, row, "score", np.array([position]), colour, marker)
+        if values:
+            ax.annotate(
+                f"{row['score'].iloc[0]:.2f}",
+                (1.0, position),
+                xycoords=("axes fraction", "data"),
+                xytext=(3, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=7,
+                color=INK,
+            )
+    rows_axis(ax, [look(model).label for model in models])
+    share_axis(ax, "x")
+
+
+def _interval_dots(
+    ax: Axes, table: pd.DataFrame, column: str, rows: np.ndarray, colour: str, marker: str, label: str | None = None
+) -> None:
+    values, low, high = (table[name].to_numpy(dtype=float) for name in (column, *INTERVAL))
+    ax.hlines(rows, low, high, color=colour, linewidth=1.3)
+    ax.plot(values, rows, marker, color=colour, label=label, markersize=4, markeredgewidth=0)
