@@ -1,0 +1,11 @@
+"""Where code that models write runs: fast persistent sessions that can do no harm.
+
+`Sandbox.start` loads everything once in a zygote process; each session is a fork of it, shut in by namespaces, a
+minimal read-only root, a system-call filter and limits (`isolation.py`). What comes back is text (`Observation`).
+"""
+
+from biomni_lib.sandbox.observation import Observation
+from biomni_lib.sandbox.pool import Sandbox
+from biomni_lib.sandbox.session import Session
+
+__all__ = ["Observation", "Sandbox", "Session"]

@@ -1,0 +1,167 @@
+"""The sandbox: one zygote, many sessions, in this process's event loop."""
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from biomni_lib.errors import SandboxError
+from biomni_lib.sandbox.limits import Limits
+from biomni_lib.sandbox.session import Session
+from biomni_lib.sandbox.watchdog import Watchdog
+from biomni_lib.sandbox.worker import Worker, ZygoteProcess, ZygoteSettings
+
+if TYPE_CHECKING:
+    from biomni_lib.config import SandboxConfig
+
+LAKE_TOOLS = "biomni_lib.sandbox.toolbox:lake_tools"
+PRELOAD = ("numpy", "pandas")
+_PROCESS_WARNING = (
+    'sandbox.isolation = "process": code that models write runs with your rights and can read your files, use the '
+    'network and cheat; use "strict" on Linux for anything that is reported'
+)
+_log = logging.getLogger(__name__)
+
+
+class Sandbox:
+    """Where code that models write runs.
+
+    `async with await Sandbox.start(config.sandbox, lake_dir) as sandbox:` or `start` and `close`. When the zygote dies,
+    its sessions' blocks end as observations and the next session starts a new zygote.
+    """
+
+    def __init__(self, settings: ZygoteSettings, *, sessions_max: int, timeout_s: float) -> None:
+        self.limits, self.timeout_s = settings.limits, timeout_s
+        self._settings = settings
+        self._places = asyncio.Semaphore(sessions_max)
+        self._restart = asyncio.Lock()
+        self._zygote: ZygoteProcess | None = None
+        self._workers: dict[int, Worker] = {}
+        self._over_memory: set[int] = set()
+        self._watchdog = Watchdog(settings.limits.process_memory_bytes, self._kill_over_memory)
+        self._closed = False
+
+    @classmethod
+    async def start(
+        cls,
+        config: "SandboxConfig",
+        lake_dir: Path | None,
+        *,
+        provider: str = LAKE_TOOLS,
+        preload: tuple[str, ...] = PRELOAD,
+    ) -> Self:
+        """Start the zygote and prove with one session that the isolation holds together on this machine.
+
+        Args:
+            config: the run's sandbox settings.
+            lake_dir: the one data folder that sessions may read; None for none.
+            provider: `module:function`, called with `lake_dir`, that gives the names defined in every session.
+            preload: modules that are loaded once for all sessions.
+        Raises: SandboxError that names what the machine does not give, and the remedy.
+        """
+        if config.isolation == "process":
+            _log.warning(_PROCESS_WARNING)
+        limits = Limits(config.memory_mb, config.output_chars)
+        settings = ZygoteSettings(config.isolation, limits, lake_dir, provider, preload)
+        sandbox = cls(settings, sessions_max=config.sessions_max, timeout_s=config.execute_timeout_s)
+        try:
+            sandbox.stop_worker(await sandbox.start_worker(seed=0))
+        except BaseException:
+            await sandbox.close()
+            raise
+        return sandbox
+
+    async def open(self, seed: int) -> Session:
+        """A session with its own namespace; cheap, since its process starts with the first block.
+
+        Args:
+            seed: of the session's random generators.
+        Raises: SandboxError when the sandbox is closed.
+        """
+        self._require_open()
+        return Session(self, seed)
+
+    async def close(self) -> None:
+        """Kill every session and the zygote; returns when no process is left. A second call does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        for worker in list(self._workers.values()):
+            self.stop_worker(worker)
+        self._watchdog.close()
+        if self._zygote is not None:
+            await self._zygote.close()
+
+    async def start_worker(self, seed: int) -> Worker:
+        """A fresh session process; waits for a place when `sessions_max` are taken (for `Session`)."""
+        self._require_open()
+        await self._places.acquire()
+        try:
+            worker = await self._open_worker(seed)
+        except BaseException:
+            self._places.release()
+            raise
+        self._workers[worker.handle.host_pid] = worker
+        self._watchdog.add(worker.handle.host_pid)
+        return worker
+
+    def stop_worker(self, worker: Worker) -> None:
+        """Kill a session's processes and free its place (for `Session`)."""
+        if self._workers.pop(worker.handle.host_pid, None) is not None:
+            self._watchdog.remove(worker.handle.host_pid)
+            self._over_memory.discard(worker.handle.host_pid)
+            worker.close()
+            self._places.release()
+
+    @contextmanager
+    def watched(self, worker: Worker) -> Iterator[None]:
+        """Watch a session's memory closely while it runs a block (for `Session`)."""
+        self._watchdog.mark(worker.handle.host_pid, running=True)
+        try:
+            yield
+        finally:
+            self._watchdog.mark(worker.handle.host_pid, running=False)
+
+    def exceeded_memory(self, worker: Worker) -> bool:
+        """Whether the session was killed for its memory (for `Session`)."""
+        return worker.handle.host_pid in self._over_memory
+
+    async def _open_worker(self, seed: int) -> Worker:
+        """From the running zygote, or from a new one when it is gone."""
+        zygote = self._zygote or await self._new_zygote(None)
+        try:
+            return await zygote.open(seed)
+        except (OSError, EOFError) as error:
+            _log.warning("the sandbox's zygote is gone (%s); starting another", error)
+            return await (await self._new_zygote(zygote)).open(seed)
+
+    async def _new_zygote(self, gone: ZygoteProcess | None) -> ZygoteProcess:
+        async with self._restart:
+            if self._zygote is gone:
+                if gone is not None:
+                    await gone.close()
+                self._zygote = ZygoteProcess(self._settings)
+                await self._zygote.load()
+            assert self._zygote is not None
+            return self._zygote
+
+    def _kill_over_memory(self, pid: int) -> None:
+        worker = self._workers.get(pid)
+        if worker is not None:
+            self._over_memory.add(pid)
+            worker.handle.kill()
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise SandboxError("the sandbox is closed; start another one")
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()

@@ -1,0 +1,169 @@
+"""The process that has everything loaded and forks a session in milliseconds.
+
+`python -m biomni_lib.sandbox.zygote FD`, with an empty environment and one inherited socket. It reads its settings,
+loads the libraries and the tools' names, shuts itself in (`isolation.py`), freezes the garbage collector so that pages
+stay shared, and then forks one session for each socket that the parent hands over (SCM_RIGHTS). End of file on the
+control socket ends it, and the kernel ends every process of its pid namespace with it.
+"""
+
+import array
+import gc
+import importlib
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from biomni_lib.sandbox.interpreter import Interpreter
+from biomni_lib.sandbox.isolation import Isolation, IsolationError, ProcessIsolation, StrictIsolation
+from biomni_lib.sandbox.limits import Limits
+from biomni_lib.sandbox.wire import encode_frame, receive_frame
+
+_STANDARD_DESCRIPTORS = 3
+
+
+def load_names(provider: str, lake_dir: Path | None) -> dict[str, Any]:
+    """Call `module:function` with the lake's folder for the names that user code finds defined."""
+    module, _, function = provider.partition(":")
+    provide: Callable[[Path | None], Mapping[str, Any]] = getattr(importlib.import_module(module), function)
+    return dict(provide(lake_dir))
+
+
+def _open_descriptors() -> set[int]:
+    return {int(name) for name in os.listdir("/dev/fd")}
+
+
+def _send_with_descriptors(control: socket.socket, message: dict[str, Any], descriptors: list[int]) -> None:
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
+    control.sendmsg([encode_frame(message)], rights)
+
+
+def serve_session(peer: socket.socket, interpreter: Interpreter) -> None:
+    """Run blocks in the order in which they come, until the parent goes."""
+    while True:
+        try:
+            request = receive_frame(peer)
+        except EOFError:
+            return
+        outcome = interpreter.run(request["code"], request["timeout_s"])
+        reply = {"id": request["id"], "text": outcome.text, "ok": outcome.ok, "truncated": outcome.truncated}
+        peer.sendall(encode_frame(reply))
+
+
+class Zygote:
+    """Forks sessions on request.
+
+    Args:
+        control: socket to the parent.
+        isolation: how this process and its sessions are shut in.
+        settings: as sent by the parent (`ZygoteSettings`).
+    """
+
+    def __init__(self, control: socket.socket, isolation: Isolation, settings: dict[str, Any]) -> None:
+        self._control, self._isolation, self._settings = control, isolation, settings
+
+    def prepare(self) -> None:
+        """Load what sessions need, then shut this process in."""
+        before = _open_descriptors()
+        for module in self._settings["preload"]:
+            importlib.import_module(module)
+        lake_dir = self._settings["lake_dir"]
+        self._names = load_names(self._settings["provider"], Path(lake_dir) if lake_dir else None)
+        self._provided = _open_descriptors() - before
+        self._isolation.enter_zygote()
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        gc.collect()
+        gc.disable()
+        gc.freeze()
+
+    def serve(self) -> None:
+        """Answer the parent's requests until it goes."""
+        while True:
+            data, descriptors, _, _ = socket.recv_fds(self._control, 4096, 1)
+            if not data:
+                return
+            seed = int.from_bytes(data, "big")
+            self._open_session(seed, descriptors[0])
+
+    def _open_session(self, seed: int, descriptor: int) -> None:
+        try:
+            pid = self._isolation.fork()
+        except OSError as error:
+            os.close(descriptor)
+            self._control.sendall(encode_frame({"error": f"fork: {error}"}))
+            return
+        if pid == 0:
+            self._become_session(seed, descriptor)
+        os.close(descriptor)
+        pidfds = [os.pidfd_open(pid)] if hasattr(os, "pidfd_open") else []
+        _send_with_descriptors(self._control, {"pid": pid}, pidfds)
+        for pidfd in pidfds:
+            os.close(pidfd)
+
+    def _become_session(self, seed: int, descriptor: int) -> None:
+        """The child's whole life; never returns into the zygote's loop."""
+        status = 1
+        try:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            gc.enable()
+            peer = socket.socket(fileno=descriptor)
+            os.set_inheritable(descriptor, False)
+            if self._shut_in(peer):
+                serve_session(peer, Interpreter(self._names, seed, self._settings["limits"]["output_chars"]))
+                status = 0
+        finally:
+            os._exit(status)
+
+    def _shut_in(self, peer: socket.socket) -> bool:
+        """Give up every right and every descriptor that user code must not have, and report to the parent."""
+        try:
+            self._isolation.enter_session()
+            keep = {peer.fileno(), *self._provided}
+            for descriptor in range(_STANDARD_DESCRIPTORS, self._settings["limits"]["files"]):
+                if descriptor not in keep:
+                    try:
+                        os.close(descriptor)
+                    except OSError:
+                        continue
+            self._isolation.seal_session()
+        except (IsolationError, OSError) as error:
+            peer.sendall(encode_frame({"error": str(error)}))
+            return False
+        peer.sendall(encode_frame({"ready": True}))
+        return True
+
+
+def _make_isolation(settings: dict[str, Any]) -> Isolation:
+    limits = Limits(**settings["limits"])
+    if settings["isolation"] == "strict":
+        return StrictIsolation(limits, Path(settings["lake_dir"]) if settings["lake_dir"] else None)
+    return ProcessIsolation(limits, Path(settings["scratch_dir"]))
+
+
+def main(descriptor: int) -> int:
+    """Launch the zygote as the first child, wait for its end."""
+    control = socket.socket(fileno=descriptor)
+    settings = receive_frame(control)
+    isolation = _make_isolation(settings)
+    try:
+        isolation.enter_launcher()
+        pid = os.fork()
+        if pid:
+            control.close()
+            os.waitpid(pid, 0)
+            return 0
+        zygote = Zygote(control, isolation, settings)
+        zygote.prepare()
+    except Exception as error:  # whatever a provider or library raises while loading is the parent's to report
+        control.sendall(encode_frame({"error": str(error) or type(error).__name__, "kind": type(error).__name__}))
+        return 1
+    control.sendall(encode_frame({"ready": True}))
+    zygote.serve()
+    return 0
+
+
+if __name__ == "__main__":
+    os._exit(main(int(sys.argv[1])))
