@@ -15,12 +15,12 @@ import zlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from biomni_lib.agent.ledger import Trajectory, save_trajectories
+from biomni_lib.agent.rollout import rollout_seed
 from biomni_lib.config import RunConfig
 from biomni_lib.errors import DataError
 from biomni_lib.provenance import atomic_path
@@ -149,12 +149,6 @@ def trajectories_file(out_dir: Path, model: str) -> Path:
     return out_dir / f"{model}.trajectories.parquet"
 
 
-def rollout_seed(seed: int, instance: Instance, sample: int) -> int:
-    """The seed of one rollout: the same for every model, different for every instance and sample."""
-    name = zlib.crc32(f"{instance.task}/{instance.id}".encode())
-    return int(np.random.SeedSequence([seed, name, sample]).generate_state(1)[0])
-
-
 async def _roll_out(
     model: str,
     rollout_fn: RolloutFn,
@@ -169,7 +163,8 @@ async def _roll_out(
     async def work() -> None:
         for number, (instance, sample) in waiting:
             started = time.perf_counter()
-            trajectory = await rollout_fn(instance, sample, rollout_seed(config.seed, instance, sample))
+            place = zlib.crc32(f"{instance.task}/{instance.id}".encode())
+            trajectory = await rollout_fn(instance, sample, rollout_seed(config.seed, place, sample))
             scored = score(dataclasses.replace(trajectory, model=model, sample=sample), instance)
             done[number] = (scored, time.perf_counter() - started)
             progress(model, len(done), len(jobs))

@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from biomni_lib.analysis.tables import require, select
 from biomni_lib.errors import DataError
-from biomni_lib.tables import require, select
 
 INSTANCE = ["task", "instance_id"]
 EXACT_SIGN_FLIPS = 14

@@ -13,8 +13,8 @@ from scipy import stats
 
 from biomni_lib.analysis.bootstrap import INSTANCE, bootstrap_mean, sign_flip_p
 from biomni_lib.analysis.rank import MEASURES, bootstrap_measures
+from biomni_lib.analysis.tables import require
 from biomni_lib.errors import DataError
-from biomni_lib.tables import require
 
 TRUNCATED = ("turn_limit", "token_limit", "timeout")
 """Endings of trajectories that a limit cut off."""
@@ -35,8 +35,8 @@ def association(
         rows: evaluated trajectories.
         length: column with the length, such as those in `LENGTHS`.
         outcome: column with a few levels, 0 and 1 as a rule.
-    Returns: one row a task, model and measure (Spearman, Kendall's tau-b, point-biserial): task, model, length, measure,
-        estimate, ci_low, ci_high, instances, samples; NaN where length or outcome is the same throughout.
+    Returns: one row a task, model and measure (Spearman, Kendall's tau-b, point-biserial): task, model, length,
+        measure, estimate, ci_low, ci_high, instances, samples; NaN where length or outcome is the same throughout.
     Raises: DataError when rows are empty or a column is missing.
     """
     require(rows, [*INSTANCE, "model", length, outcome], "rows for length against score")

@@ -9,7 +9,7 @@ from scipy import stats
 
 from biomni_lib.analysis.bootstrap import paired_difference
 from biomni_lib.analysis.summary import with_all
-from biomni_lib.tables import require
+from biomni_lib.analysis.tables import require
 
 
 def seed_table(rows: pd.DataFrame, column: str = "score") -> pd.DataFrame:

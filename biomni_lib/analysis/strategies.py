@@ -3,7 +3,7 @@
 import pandas as pd
 
 from biomni_lib.analysis.bootstrap import INSTANCE, bootstrap_mean
-from biomni_lib.tables import require
+from biomni_lib.analysis.tables import require
 
 
 def acceptance_table(rows: pd.DataFrame, *, draws: int = 2000, seed: int = 0) -> pd.DataFrame:

@@ -9,9 +9,9 @@ from typing import Any
 import pandas as pd
 
 from biomni_lib.analysis.bootstrap import INSTANCE, bootstrap_mean
+from biomni_lib.analysis.tables import require
 from biomni_lib.config import RunConfig
 from biomni_lib.provenance import STAGE_SETTINGS, code_hash, read_manifest
-from biomni_lib.tables import require
 
 SCORED = [*INSTANCE, "model", "seed", "score", "format", "tokens", "turns"]
 

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from biomni_lib.analysis.tables import require
 from biomni_lib.figures.style import PAGE_WIDTH_IN, look, model_order, panels, share_axis, styled, words
-from biomni_lib.tables import require
 
 UNITS = {"tokens": "Response tokens", "turns": "Turns", "tool_calls": "Tool calls"}
 PLOTTED = ["outcome", "ci_low", "ci_high", "length_mean"]

@@ -12,9 +12,9 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 
+from biomni_lib.analysis.tables import require
 from biomni_lib.figures.style import style_context
 from biomni_lib.provenance import atomic_write
-from biomni_lib.tables import require
 
 UNDATED: dict[str, dict[str, None]] = {
     "pdf": {"CreationDate": None, "Creator": None, "Producer": None},

@@ -5,6 +5,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from biomni_lib.analysis.tables import require, select
 from biomni_lib.errors import DataError
 from biomni_lib.figures.style import (
     BLUE,
@@ -25,7 +26,6 @@ from biomni_lib.figures.style import (
     styled,
     words,
 )
-from biomni_lib.tables import require, select
 
 ROW_IN = 0.19
 INTERVAL = ["ci_low", "ci_high"]

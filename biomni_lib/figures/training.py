@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from biomni_lib.analysis.tables import require
 from biomni_lib.figures.style import (
     BLUE,
     COLUMN_WIDTH_IN,
@@ -24,7 +25,6 @@ from biomni_lib.figures.style import (
     share_axis,
     styled,
 )
-from biomni_lib.tables import require
 
 PANEL_IN = 1.75
 Lines = Mapping[str, tuple[str, str]]
@@ -86,10 +86,10 @@ def idle_time(metrics: pd.DataFrame, *, width_in: float = COLUMN_WIDTH_IN) -> Fi
 
 @styled
 def staleness(table: pd.DataFrame, *, width_in: float = COLUMN_WIDTH_IN) -> Figure:
-    """How many learner versions lie between sampling a token and training on it.
+    """How many learner versions lie between sampling a trajectory's oldest token and training on it.
 
     Args:
-        table: staleness (whole numbers), tokens (how many were trained on at that staleness).
+        table: staleness (whole numbers) and tokens, one row a trained trajectory or one row a staleness.
     Raises: DataError when the table is empty, lacks a column or counts no token.
     """
     require(table, ["staleness", "tokens"], "staleness of tokens")
@@ -106,7 +106,7 @@ def staleness(table: pd.DataFrame, *, width_in: float = COLUMN_WIDTH_IN) -> Figu
     ax.set_ylim(0, 1.12)
     ax.set_yticks([0, 0.5, 1], ["0", "0.5", "1"])
     ax.grid(False, axis="x")
-    ax.set_xlabel("Staleness (learner versions)")
+    ax.set_xlabel("Staleness of the oldest token (versions)")
     ax.set_ylabel("Share of tokens trained on")
     return figure
 
