@@ -77,7 +77,11 @@ def k3_kl(logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
 
 
 def sequence_weights(
-    lengths: Tensor, aggregation: Aggregation, *, constant_length: int | None = None, loss_micro_batch: int | None = None
+    lengths: Tensor,
+    aggregation: Aggregation,
+    *,
+    constant_length: int | None = None,
+    loss_micro_batch: int | None = None,
 ) -> Tensor:
     """The weight w_i of every token of sequence i, so that L = sum_i w_i sum_t m l.
 

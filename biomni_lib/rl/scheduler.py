@@ -5,8 +5,8 @@ wait in a buffer until the learner asks for a batch. Stragglers block nobody. Th
 off and fully asynchronous are values of max_staleness. The module reads no clock, so a simulator can drive it on
 virtual time, and with max_staleness = 0 its batches do not depend on the order in which groups complete.
 
-Rules, each counted: a group with a failed member (ending error:*, or a BiomniError of its rollout) is dropped and its
-place refilled; a group whose rewards are all equal is filtered and refilled, at most `refill_max` times a batch, or
+Rules, each counted: a group with a failed member (an ending error:* that is not the model's own, or a BiomniError of its
+rollout) is dropped and its place refilled; a group whose rewards are all equal is filtered and refilled, at most `refill_max` times a batch, or
 kept, by recipe; a group that is too old when the learner asks is dropped.
 """
 
@@ -23,6 +23,8 @@ from biomni_lib.agent.ledger import Trajectory
 from biomni_lib.errors import BiomniError, RunError, TrainingError
 from biomni_lib.rl.staleness import StalenessBudget
 
+MODEL_ERRORS = frozenset({"error:malformed_turn"})
+NEVER_OLD = 2**31 - 1  # a group in which no engine sampled a token
 RunGroup = Callable[[int, Any], Awaitable[list[Trajectory]]]
 
 
@@ -42,9 +44,8 @@ class Group:
 
     @property
     def oldest_version(self) -> int:
-        """Policy version of the oldest sampled token; a group without sampled tokens has nothing old: a large number."""
-        versions = np.concatenate([t.policy_versions[t.policy_versions >= 0] for t in self.trajectories])
-        return int(versions.min()) if versions.size else np.iinfo(np.int32).max
+        """Policy version of the oldest sampled token of all members."""
+        return min((t.oldest_version for t in self.trajectories if t.oldest_version >= 0), default=NEVER_OLD)
 
     @property
     def flat(self) -> bool:
@@ -52,9 +53,10 @@ class Group:
         return len({float(t.total) for t in self.trajectories}) == 1
 
     @property
-    def failed(self) -> bool:
-        """Whether a member ended by a fault of the environment, not of the model."""
-        return any(t.ending.startswith("error:") for t in self.trajectories)
+    def faults(self) -> list[str]:
+        """Endings of members that failed by a fault of the environment; what the model does wrong is not one."""
+        endings = {t.ending for t in self.trajectories}
+        return sorted(e for e in endings if e.startswith("error:") and e not in MODEL_ERRORS)
 
 
 @dataclass
@@ -172,9 +174,8 @@ class GroupScheduler:
         self._changed.set()
 
     def _collect(self, group: Group) -> None:
-        if group.failed:
-            endings = sorted({t.ending for t in group.trajectories if t.ending.startswith("error:")})
-            return self._fail(RunError(f"group {group.index} ended with {', '.join(endings)}"))
+        if group.faults:
+            return self._fail(RunError(f"group {group.index} ended with {', '.join(group.faults)}"))
         self.failures_in_row = 0
         self.budget.complete()
         if group.flat and len(self.buffer.spare) < self.refill_max:

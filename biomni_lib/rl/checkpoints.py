@@ -1,0 +1,106 @@
+"""Checkpoints of an RL run: everything a resumed run needs, in a folder that is whole or absent.
+
+A folder `step-00010` holds the weights, the optimizer, and the state of learner and scheduler after ten steps. Groups
+that were in flight or waiting are kept as indexes and rolled out anew. Nothing random lives in learner or scheduler:
+every draw is a function of the run's seed and a group's index, so there is no generator to save.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from biomni_lib.config import RunConfig
+from biomni_lib.errors import TrainingError
+from biomni_lib.provenance import atomic_path
+from biomni_lib.rl.learner import Learner
+from biomni_lib.rl.recipe import Recipe
+from biomni_lib.rl.weights import load_weights, save_weights
+
+KEPT = 2
+MAY_CHANGE = frozenset({"steps", "checkpoint_every", "threads", "micro_batch_tokens"})  # change no trained number
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A saved moment: `step` steps are done."""
+
+    path: Path
+    step: int
+
+    @property
+    def weights(self) -> Path:
+        """The weights' safetensors file."""
+        return self.path / "model.safetensors"
+
+
+def identity(config: RunConfig, recipe: Recipe) -> dict[str, Any]:
+    """What must be equal for a checkpoint to be continued."""
+    rl = {name: value for name, value in config.rl.model_dump(mode="json").items() if name not in MAY_CHANGE}
+    return {"seed": config.seed, "recipe": recipe.model_dump(mode="json"), "rl": rl}
+
+
+def save_checkpoint(
+    folder: Path, learner: Learner, scheduler_state: dict[str, Any], seconds: float, config: RunConfig
+) -> Checkpoint:
+    """Write a checkpoint of the learner's step and delete all but the last few.
+
+    Raises: RunError when the disk is full; older checkpoints are then still there.
+    """
+    path = folder / f"step-{learner.version:05d}"
+    with atomic_path(path) as temporary:
+        temporary.mkdir()
+        save_weights(learner.model, temporary / "model.safetensors")
+        torch.save(learner.state(), temporary / "learner.pt")
+        state = {
+            "step": learner.version,
+            "seconds": seconds,
+            "identity": identity(config, learner.recipe),
+            "scheduler": scheduler_state,
+        }
+        (temporary / "state.json").write_text(json.dumps(state))
+    for old in _complete(folder)[:-KEPT]:
+        shutil.rmtree(old.path)
+    return Checkpoint(path, learner.version)
+
+
+def last_checkpoint(folder: Path) -> Checkpoint | None:
+    """The newest complete checkpoint, or None."""
+    found = _complete(folder)
+    return found[-1] if found else None
+
+
+def restore_checkpoint(checkpoint: Checkpoint, learner: Learner, config: RunConfig) -> dict[str, Any]:
+    """Bring the learner to the checkpoint.
+
+    Returns: the saved `scheduler` state and the `seconds` trained so far.
+    Raises: TrainingError when it belongs to another recipe, seed, setting or model.
+    """
+    state: dict[str, Any] = json.loads((checkpoint.path / "state.json").read_text())
+    wanted = identity(config, learner.recipe)
+    if state["identity"] != wanted:
+        differing = _differences(state["identity"], wanted)
+        raise TrainingError(
+            f"{checkpoint.path}: saved with other settings ({differing}); restore them, "
+            f"or delete {checkpoint.path.parent} to start anew"
+        )
+    load_weights(learner.model, checkpoint.weights)
+    learner.restore(torch.load(checkpoint.path / "learner.pt", weights_only=True))
+    return state
+
+
+def _complete(folder: Path) -> list[Checkpoint]:
+    return [Checkpoint(path, int(path.name[5:])) for path in sorted(folder.glob("step-*"))]
+
+
+def _differences(saved: dict[str, Any], wanted: dict[str, Any]) -> str:
+    pairs = [("seed", saved["seed"], wanted["seed"])]
+    for part in ("recipe", "rl"):
+        names = sorted(saved[part].keys() | wanted[part].keys())
+        pairs += [(f"{part}.{name}", saved[part].get(name), wanted[part].get(name)) for name in names]
+    return ", ".join(f"{name}: {old!r}, now {new!r}" for name, old, new in pairs if old != new)

@@ -1,0 +1,43 @@
+"""Log-probabilities of given tokens without ever holding the full logits.
+
+Rows (token positions) are processed in chunks; when there is more than one, each chunk's logits are recomputed in the
+backward pass instead of kept, so memory is bounded by one chunk whatever the number of tokens or the vocabulary.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+LOGITS_MAX = 1 << 25  # values of logits held at once: 128 MiB in float32
+
+
+def token_logprobs(
+    hidden: Tensor, head: Tensor, targets: Tensor, temperature: float, *, logits_max: int = LOGITS_MAX
+) -> tuple[Tensor, Tensor]:
+    """Log-probability of each target at the sampling temperature, and the entropy of its distribution.
+
+    Args:
+        hidden: (rows, width), the body's output at the position before each target.
+        head: (vocabulary, width), the output projection.
+        targets: (rows,) int64.
+        temperature: what the logits are divided by; as when the tokens were sampled.
+        logits_max: logits held at once.
+    Returns: log-probabilities (rows,) with gradient; entropies in nats (rows,) without.
+    """
+    rows = max(1, logits_max // head.shape[0])
+    if len(hidden) <= rows:
+        return _chunk(hidden, head, targets, temperature)
+    pieces = [
+        checkpoint(_chunk, h, head, t, temperature, use_reentrant=False)
+        for h, t in zip(hidden.split(rows), targets.split(rows), strict=True)
+    ]
+    return torch.cat([logprobs for logprobs, _ in pieces]), torch.cat([entropy for _, entropy in pieces])
+
+
+def _chunk(hidden: Tensor, head: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    everything = torch.log_softmax((hidden @ head.T).float() / temperature, dim=-1)
+    with torch.no_grad():
+        entropy = -(everything.exp() * everything).sum(dim=-1)
+    return everything.gather(1, targets[:, None]).squeeze(1), entropy

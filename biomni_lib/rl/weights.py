@@ -1,0 +1,87 @@
+"""Weights on their way from the learner to the engines: one safetensors file a policy version.
+
+Files are written beside their name and renamed, so a reader never sees half of one; they lie in shared memory when
+there is room, else in the run's folder. Tensors that share memory (tied embeddings) are written once, under the first
+name; a reader ties them again.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from biomni_lib.errors import TrainingError
+
+SHARED_MEMORY = Path("/dev/shm")
+ROOM_FACTOR = 8  # free shared memory needed, in multiples of one version's size
+
+
+def untied_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The state dict without second names of a shared tensor, contiguous and detached (not copied)."""
+    seen: set[int] = set()
+    state = {}
+    for name, tensor in model.state_dict().items():
+        if tensor.data_ptr() not in seen:
+            seen.add(tensor.data_ptr())
+            state[name] = tensor.detach().contiguous()
+    return state
+
+
+def save_weights(model: torch.nn.Module, path: Path) -> None:
+    """Write a model's weights to a safetensors file, whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    save_file(untied_state(model), temporary)
+    temporary.replace(path)
+
+
+def load_weights(model: torch.nn.Module, path: Path) -> None:
+    """Read weights written by `save_weights` into a model of the same shape.
+
+    Raises: TrainingError when names or shapes do not fit.
+    """
+    wanted, given = untied_state(model), load_file(path)
+    if {n: t.shape for n, t in wanted.items()} != {n: t.shape for n, t in given.items()}:
+        raise TrainingError(
+            f"{path}: the weights belong to a model of another shape; take the model they were saved from"
+        )
+    with torch.no_grad():
+        for name, tensor in wanted.items():
+            tensor.copy_(given[name])
+
+
+class WeightFolder:
+    """Where versions are published; `close` removes what is left of it.
+
+    Args:
+        model: tells the size of a version.
+        fallback: folder used when shared memory has too little room or does not exist.
+    """
+
+    def __init__(self, model: torch.nn.Module, fallback: Path) -> None:
+        size = sum(t.numel() * t.element_size() for t in untied_state(model).values())
+        roomy = SHARED_MEMORY.is_dir() and shutil.disk_usage(SHARED_MEMORY).free > ROOM_FACTOR * size
+        if not roomy:
+            fallback.mkdir(parents=True, exist_ok=True)
+        self.path = Path(tempfile.mkdtemp(prefix="biomni-weights-", dir=SHARED_MEMORY if roomy else fallback))
+
+    def publish(self, model: torch.nn.Module, version: int) -> Path:
+        """Write one version; older ones are deleted by the reader once it has moved past them."""
+        path = self.path / f"{version:08d}.safetensors"
+        save_weights(model, path)
+        return path
+
+    def close(self) -> None:
+        """Remove the folder."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def discard_up_to(path: Path) -> None:
+    """Delete this version's file and those of the versions before it, in the same folder."""
+    for old in path.parent.glob("*.safetensors"):
+        if old.name <= path.name:
+            old.unlink(missing_ok=True)
