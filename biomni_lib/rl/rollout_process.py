@@ -6,6 +6,7 @@ child through the pipe. If the driver dies, the pipe closes and the child ends b
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -72,10 +73,8 @@ class RolloutProcess:
 
     def close(self) -> None:
         """Stop the process, and make sure of it."""
-        try:
+        with contextlib.suppress(OSError):  # it may have ended already
             self.connection.send(("stop",))
-        except OSError:
-            pass  # it has ended already
         self.connection.close()
         try:
             self.process.wait(STOP_S)
@@ -125,6 +124,6 @@ class RolloutProcess:
         with self.log.open(errors="replace") as lines:
             last = " | ".join(line.strip() for line in deque(lines, LOG_LINES) if line.strip())
         return RunError(
-            f"the rollout process ended with code {code}; run the same command again to resume from the last checkpoint; "
-            f"its log {self.log} ends: {last or '(empty)'}"
+            f"the rollout process ended with code {code}; run the same command again to resume from the last "
+            f"checkpoint; its log {self.log} ends: {last or '(empty)'}"
         )

@@ -5,14 +5,15 @@ wait in a buffer until the learner asks for a batch. Stragglers block nobody. Th
 off and fully asynchronous are values of max_staleness. The module reads no clock, so a simulator can drive it on
 virtual time, and with max_staleness = 0 its batches do not depend on the order in which groups complete.
 
-Rules, each counted: a group with a failed member (an ending error:* that is not the model's own, or a BiomniError of its
-rollout) is dropped and its place refilled; a group whose rewards are all equal is filtered and refilled, at most `refill_max` times a batch, or
-kept, by recipe; a group that is too old when the learner asks is dropped.
+Rules, each counted: a group with a failed member (an ending error:* that is not the model's own, or a BiomniError of
+its rollout) is dropped and its place refilled; a group whose rewards are all equal is filtered and refilled, at most
+`refill_max` times a batch, or kept, by recipe; a group that is too old when the learner asks is dropped.
 """
 
 from __future__ import annotations
 
 import asyncio
+import zlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -23,15 +24,16 @@ from biomni_lib.agent.ledger import Trajectory
 from biomni_lib.errors import BiomniError, RunError, TrainingError
 from biomni_lib.rl.staleness import StalenessBudget
 
+ORDER_DOMAIN = zlib.crc32(b"rl.order")  # keeps this stream apart from others of the same seed
 MODEL_ERRORS = frozenset({"error:malformed_turn"})
 NEVER_OLD = 2**31 - 1  # a group in which no engine sampled a token
 RunGroup = Callable[[int, Any], Awaitable[list[Trajectory]]]
 
 
 def instance_at(group_index: int, instances: int, seed: int) -> int:
-    """Which of `instances` the group with this index rolls out: each once an epoch, in a new seeded order each epoch."""
+    """Which of `instances` a group rolls out: each once an epoch, every epoch in a new seeded order."""
     epoch, position = divmod(group_index, instances)
-    order = np.random.default_rng(np.random.SeedSequence([seed, epoch])).permutation(instances)
+    order = np.random.default_rng(np.random.SeedSequence([seed, ORDER_DOMAIN, epoch])).permutation(instances)
     return int(order[position])
 
 
@@ -213,7 +215,7 @@ class GroupScheduler:
         return sorted(batch, key=lambda g: g.index)
 
     def _settle_flat(self) -> None:
-        """Which flat groups were kept past the cap must not depend on who finished first: freshest, then lowest index."""
+        """Which flat groups are kept past the cap must not depend on who finished first: freshest, lowest index."""
         kept = [g for g in self.buffer.ready if g.flat]
         pool = sorted([*kept, *self.buffer.spare], key=lambda g: (-g.oldest_version, g.index))
         self.buffer.ready = [g for g in self.buffer.ready if not g.flat] + pool[: len(kept)]

@@ -44,7 +44,7 @@ class StalenessBudget:
     def __init__(self, groups_per_step: int, max_staleness: int) -> None:
         if groups_per_step < 1 or max_staleness < 0:
             raise TrainingError(
-                f"groups_per_step={groups_per_step}, max_staleness={max_staleness}: at least 1 and at least 0 are needed"
+                f"groups_per_step={groups_per_step} must be at least 1 and max_staleness={max_staleness} at least 0"
             )
         self.groups_per_step = groups_per_step
         self.max_staleness = max_staleness

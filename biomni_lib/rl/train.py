@@ -203,6 +203,6 @@ class _Run:
         difference = metrics.get("policy/fresh_abs_diff_max", 0.0)
         if difference > PARITY_MAX:
             raise TrainingError(
-                f"engine and learner disagree on fresh samples by {difference:.3g} in log-probability (limit {PARITY_MAX}): "
-                "the engine does not run the weights it was given"
+                f"engine and learner disagree on fresh samples by {difference:.3g} in log-probability "
+                f"(limit {PARITY_MAX}): the engine does not run the weights it was given"
             )
