@@ -131,7 +131,7 @@ class SandboxConfig(Section):
 
     isolation: Literal["strict", "process"] = Field(
         "strict",
-        description="`strict` takes the strongest isolation that this machine offers; `process` is a plain child process.",
+        description="`strict` is the strongest that this machine offers, `process` a plain child process.",
     )
     sessions_max: int = Field(64, ge=1, description="Sessions open at the same time.")
     execute_timeout_s: float = Field(10, gt=0, description="Seconds for one block of code.")
@@ -163,7 +163,7 @@ class RlConfig(Section):
 
     recipe: Literal["default", "as-intended", "as-executed"] = Field(
         "default",
-        description="Advantage, loss and aggregation by name: ours, or the original's as described or as its code does it.",
+        description="Advantage and loss by name: ours, or the original's as described or as executed.",
     )
     steps: int = Field(30, ge=1, description="Learner steps.")
     groups_per_step: int = Field(16, ge=1, description="Groups, one instance each, per learner step.")
@@ -345,6 +345,7 @@ def _lines(section: Section, only: str | None = None) -> list[str]:
 
 
 def main() -> int:
+    """Print a preset's settings; 2 when there is no such preset."""
     parser = argparse.ArgumentParser(prog="python -m biomni_lib.config", description="Print a preset's settings.")
     parser.add_argument("preset", nargs="?", default="cpu")
     try:

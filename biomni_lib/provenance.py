@@ -15,7 +15,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -156,6 +156,19 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def notebook_source_sha256(notebook: Mapping[str, Any]) -> str:
+    """sha256 over a notebook's code cells, without the cell that papermill injects.
+
+    Kept in an executed notebook as `metadata.biomni.source_sha256`: it ties the stored outputs to the source that
+    made them.
+    """
+    digest = hashlib.sha256()
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code" and "injected-parameters" not in cell.get("metadata", {}).get("tags", []):
+            digest.update("".join(cell["source"]).encode() + b"\0")
+    return digest.hexdigest()
+
+
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`, moved there when the block succeeds and removed when it fails.
@@ -222,7 +235,7 @@ def require_disk(path: Path, need_bytes: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < need_bytes:
         raise RunError(
-            f"{path}: {free / 1e6:.0f} MB free, {need_bytes / 1e6:.0f} MB needed; free some space or set runs_root to another disk"
+            f"{path}: {free / 1e6:.0f} MB free, {need_bytes / 1e6:.0f} MB needed; free some, or set runs_root elsewhere"
         )
 
 

@@ -1,0 +1,36 @@
+"""What tests share: settings in a folder of their own, and quiet, offline surroundings."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+# Set before torch is imported anywhere: two busy processes on two cores must not spin.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["WANDB_MODE"] = "offline"
+
+import pytest
+from hypothesis import settings
+
+from biomni_lib.config import RunConfig, load_config
+
+settings.register_profile("house", deadline=None, max_examples=50)
+settings.load_profile("house")
+
+
+@pytest.fixture
+def make_config(tmp_path: Path) -> Callable[..., RunConfig]:
+    """`make_config(preset="smoke", **overrides)`: settings whose runs lie in the test's own folder."""
+
+    def make(preset: str = "smoke", **overrides: Any) -> RunConfig:
+        return load_config(preset, runs_root=tmp_path / "runs", **overrides)
+
+    return make
+
+
+@pytest.fixture
+def config(make_config: Callable[..., RunConfig]) -> RunConfig:
+    """The smoke preset in the test's own folder."""
+    return make_config()
