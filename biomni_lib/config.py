@@ -36,6 +36,11 @@ AT_MOST = (
 """Pairs of settings of which the first must not exceed the second."""
 
 
+def _require(condition: bool, setting: str, rule: str) -> None:
+    if not condition:
+        raise ConfigError(f"{setting}: {rule}")
+
+
 class Section(BaseModel):
     """Base of every group of settings: frozen, and no unknown key."""
 
@@ -217,17 +222,17 @@ class RunConfig(Section):
     runs_root: Path = Field(
         Path("runs"), description="Folder of all runs; a relative one lies in the project's folder."
     )
-    data: DataConfig = Field(default_factory=DataConfig, description="Simulated patients.")
-    model: ModelConfig = Field(default_factory=ModelConfig, description="The language model.")
-    prompt: PromptConfig = Field(default_factory=PromptConfig, description="What the agent is told.")
-    agent: AgentConfig = Field(default_factory=AgentConfig, description="Limits of a trajectory.")
-    engine: EngineConfig = Field(default_factory=EngineConfig, description="Who generates tokens.")
-    sandbox: SandboxConfig = Field(default_factory=SandboxConfig, description="Where the agent's code runs.")
-    teacher: TeacherConfig = Field(default_factory=TeacherConfig, description="The scripted teacher.")
-    sft: SftConfig = Field(default_factory=SftConfig, description="Supervised fine-tuning.")
-    rl: RlConfig = Field(default_factory=RlConfig, description="Reinforcement learning.")
-    evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig, description="Evaluation.")
-    tracking: TrackingConfig = Field(default_factory=TrackingConfig, description="Metrics.")
+    data: DataConfig = Field(DataConfig(), description="Simulated patients.")
+    model: ModelConfig = Field(ModelConfig(), description="The language model.")
+    prompt: PromptConfig = Field(PromptConfig(), description="What the agent is told.")
+    agent: AgentConfig = Field(AgentConfig(), description="Limits of a trajectory.")
+    engine: EngineConfig = Field(EngineConfig(), description="Who generates tokens.")
+    sandbox: SandboxConfig = Field(SandboxConfig(), description="Where the agent's code runs.")
+    teacher: TeacherConfig = Field(TeacherConfig(), description="The scripted teacher.")
+    sft: SftConfig = Field(SftConfig(), description="Supervised fine-tuning.")
+    rl: RlConfig = Field(RlConfig(), description="Reinforcement learning.")
+    evaluate: EvaluateConfig = Field(EvaluateConfig(), description="Evaluation.")
+    tracking: TrackingConfig = Field(TrackingConfig(), description="Metrics.")
 
     @property
     def run_dir(self) -> Path:
@@ -281,11 +286,6 @@ def load_config(preset: str = "cpu", **overrides: Any) -> RunConfig:
         return RunConfig.model_validate(values)
     except ValidationError as error:
         raise ConfigError(_one_line(error)) from None
-
-
-def _require(condition: bool, setting: str, rule: str) -> None:
-    if not condition:
-        raise ConfigError(f"{setting}: {rule}")
 
 
 def _value(config: RunConfig, name: str) -> float:

@@ -99,7 +99,7 @@ def _number(value: float) -> float | None:
 def _start_wandb(run_dir: Path, stage: str, config: RunConfig) -> Any:
     import wandb
 
-    mode = os.environ.get("WANDB_MODE") or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
+    mode: Any = os.environ.get("WANDB_MODE") or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
     run = wandb.init(
         project="biomni-r0",
         group=run_dir.name,

@@ -2,11 +2,22 @@ import pickle
 import subprocess
 import sys
 import tomllib
+from typing import get_args
 
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from biomni_lib.config import AT_MOST, RunConfig, Section, describe, load_config, preset_names, project_root
+from biomni_lib.config import (
+    AT_MOST,
+    RECIPES_WITH_CORRECTION,
+    RlConfig,
+    RunConfig,
+    Section,
+    describe,
+    load_config,
+    preset_names,
+    project_root,
+)
 from biomni_lib.errors import ConfigError
 
 
@@ -83,6 +94,13 @@ def test_settings_that_bound_each_other(small, large):
 def test_an_unknown_preset_names_those_that_exist():
     with pytest.raises(ConfigError, match=r"preset = 'gpu': unknown preset; allowed: cpu, smoke"):
         load_config("gpu")
+
+
+def test_recipes_that_may_be_stale_are_those_that_correct():
+    from biomni_lib.rl.recipe import load_recipe, recipe_names
+
+    assert set(recipe_names()) == set(get_args(RlConfig.model_fields["recipe"].annotation))
+    assert {name for name in recipe_names() if load_recipe(name).correction != "none"} == RECIPES_WITH_CORRECTION
 
 
 def test_settings_are_frozen():
