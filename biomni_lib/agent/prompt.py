@@ -16,5 +16,5 @@ PROTOCOL = (
 
 def system_prompt(tools: Presentation) -> str:
     """The system prompt, with the tools by name, by signature, or fully documented."""
-    listing = {"names": lambda: ", ".join(tool_names()), "signatures": tool_signatures, "docs": tool_docs}[tools]()
+    listing = {"names": lambda: ", ".join(tool_names()), "signatures": lambda: "\n".join(tool_signatures())}.get(tools, tool_docs)()
     return f"{PROTOCOL}\nTools: {listing}"
