@@ -53,8 +53,8 @@ ROWS = pa.schema(
         ("tool_seconds", pa.float64()),
     ]
 )
-"""Columns of evaluated rows. `score` is the benchmark's grade, `correctness` the reward's stricter one; `format` is null
-for heuristics, which write no tags; `tokens` are those that the model wrote; `seconds` is wall-clock time."""
+"""Columns of evaluated rows. `score` is the benchmark's grade, `correctness` the reward's stricter one; `format` is
+null for heuristics, which write no tags; `tokens` are those that the model wrote; `seconds` is wall-clock time."""
 
 
 def show_progress(model: str, done: int, total: int) -> None:

@@ -144,7 +144,7 @@ def _pairs(rows: pd.DataFrame, model: str, reference: str, column: str) -> pd.Da
 def _cells(rows: pd.DataFrame, column: str) -> tuple[np.ndarray, np.ndarray]:
     """Sum and number of values by seed and instance: two arrays (seeds, instances)."""
     instances = rows.groupby(INSTANCE, sort=True).ngroup().to_numpy()
-    seeds = pd.factorize(rows["seed"])[0] if "seed" in rows else np.zeros(len(rows), dtype=int)
+    seeds = pd.factorize(rows["seed"], sort=True)[0] if "seed" in rows else np.zeros(len(rows), dtype=int)
     shape = (int(seeds.max()) + 1, int(instances.max()) + 1)
     sums, counts = np.zeros(shape), np.zeros(shape)
     np.add.at(sums, (seeds, instances), rows[column].to_numpy(dtype=float))

@@ -1,0 +1,108 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from biomni_lib.analysis import acceptance_table, difference_by_seed, score_table, seed_table, summarize
+from biomni_lib.config import load_config
+from biomni_lib.errors import DataError
+from biomni_lib.provenance import write_manifest
+
+TASKS = ("rare_disease_diagnosis", "patient_gene_detection")
+
+
+def evaluated(models, *, seeds=(0,), tasks=TASKS, n=20, rng=None):
+    """Rows of models with the given probability of a right answer."""
+    rng = rng or np.random.default_rng(0)
+    return pd.DataFrame(
+        [
+            {
+                "task": task,
+                "instance_id": str(i),
+                "sample": 0,
+                "seed": seed,
+                "model": model,
+                "score": float(rng.random() < p),
+                "format": 1.0,
+                "tokens": 100,
+                "turns": 2,
+            }
+            for model, p in models.items()
+            for seed in seeds
+            for task in tasks
+            for i in range(n)
+        ]
+    )
+
+
+def test_all_is_the_mean_over_instances_and_needs_every_task():
+    part = evaluated({"lookup": 0.5}, tasks=TASKS[:1]).assign(format=np.nan, tokens=0, turns=0)
+    rows = pd.concat([evaluated({"rl": 0.8}, n=10), evaluated({"rl": 0.1}, tasks=TASKS[:1], n=40), part])
+    table = score_table(rows).set_index(["task", "model"])
+    assert ("all", "lookup") not in table.index
+    everything = rows[rows["model"] == "rl"]["score"]
+    assert table.loc[("all", "rl"), "score"] == pytest.approx(everything.mean())
+    assert table.loc[("all", "rl"), "n"] == 50  # 40 of one task (ids repeat), 10 of the other
+    assert np.isnan(table.loc[(TASKS[0], "lookup"), "format"])
+
+
+def test_summary_has_the_promised_shape(tmp_path):
+    config = load_config("smoke", runs_root=tmp_path)
+    write_manifest(config, "sft", seconds=12.5)
+    rows = evaluated({"base": 0.0, "sft": 0.5, "rl": 0.9, "teacher": 0.9}, seeds=(0, 1, 2))
+    baseline = evaluated({"overlap": 0.6}).assign(format=np.nan, tokens=0, turns=0)
+    summary = json.loads(json.dumps(summarize(pd.concat([rows, baseline]), config), allow_nan=False))
+    assert list(summary) == ["preset", "code", "tasks", "seconds"]
+    assert summary["preset"] == "smoke" and summary["seconds"] == {"sft": 12.5}
+    assert set(summary["tasks"]) == {"all", *TASKS}
+    for models in summary["tasks"].values():
+        assert set(models) == {"base", "sft", "rl", "teacher", "overlap"}
+        for cell in models.values():
+            names = ["score", "ci_low", "ci_high", "format", "n", "seeds", "mean_tokens", "mean_turns"]
+            assert list(cell) == names
+            assert cell["ci_low"] <= cell["score"] <= cell["ci_high"]
+    assert summary["tasks"]["all"]["rl"]["seeds"] == 3 and summary["tasks"]["all"]["rl"]["n"] == 40
+    assert summary["tasks"]["all"]["overlap"]["format"] is None and summary["tasks"]["all"]["overlap"]["seeds"] == 1
+
+
+def test_summary_repeats():
+    config, rows = load_config("smoke"), evaluated({"sft": 0.5, "rl": 0.9}, seeds=(0, 1))
+    assert summarize(rows, config)["tasks"] == summarize(rows.sample(frac=1, random_state=1), config)["tasks"]
+
+
+def test_seed_table_is_the_t_interval_over_seeds():
+    rows = evaluated({"rl": 0.7}, seeds=(0, 1, 2), tasks=TASKS[:1])
+    means = rows.groupby("seed")["score"].mean().to_numpy()
+    found = seed_table(rows).set_index("task").loc[TASKS[0]]
+    expected = stats.t.interval(0.95, 2, loc=means.mean(), scale=stats.sem(means))
+    assert (found["ci_low"], found["ci_high"]) == pytest.approx(expected)
+    assert found["seeds"] == 3 and found["low"] == means.min()
+    one = seed_table(rows[rows["seed"] == 0]).iloc[0]
+    assert np.isnan(one["sd"]) and np.isnan(one["ci_low"])
+
+
+def test_differences_by_seed_pool_to_the_mean():
+    rows = evaluated({"rl": 0.9, "sft": 0.4}, seeds=(0, 1, 2), n=50)
+    table = difference_by_seed(rows).set_index(["task", "seed"])["difference"]
+    for task in ("all", *TASKS):
+        assert table[task]["pooled"] == pytest.approx(table[task][["0", "1", "2"]].mean())
+    with pytest.raises(DataError, match="no model = 'sft'"):
+        difference_by_seed(rows[(rows["model"] == "rl") | (rows["seed"] == 0)])
+
+
+def test_acceptance_by_strategy():
+    rows = pd.DataFrame(
+        {
+            "task": "t",
+            "instance_id": ["0", "0", "1", "1"],
+            "strategy": ["guess", "evidence"] * 2,
+            "accepted": [False, True, True, True],
+            "correctness": [0.0, 1.0, 1.0, 1.0],
+            "tokens": [20, 100, 20, 120],
+        }
+    )
+    table = acceptance_table(rows).set_index("strategy")
+    assert table.loc["guess", "acceptance"] == 0.5 and table.loc["evidence", "acceptance"] == 1
+    assert table.loc["evidence", "mean_tokens"] == 110 and table.loc["evidence", "ci_low"] < 1

@@ -1,0 +1,173 @@
+import hashlib
+import itertools
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+from biomni_lib import figures
+from biomni_lib.errors import DataError
+
+TASKS = ("rare_disease_diagnosis", "patient_gene_detection")
+STEPS = np.arange(30)
+
+
+def with_interval(table, value):
+    return table.assign(ci_low=table[value] - 0.05, ci_high=table[value] + 0.05, n=300)
+
+
+SCORES = with_interval(
+    pd.DataFrame(
+        [
+            {"task": task, "model": model, "score": score, "seeds": 3}
+            for task in ("all", *TASKS)
+            for model, score in {"random": 0.17, "overlap_excluded": 0.7, "base": 0.05, "sft": 0.5, "rl": 0.7}.items()
+            if not (model == "random" and task == TASKS[0])
+        ]
+    ),
+    "score",
+)
+METRICS = pd.concat(
+    [
+        pd.DataFrame(
+            {
+                "step": STEPS,
+                "seed": seed,
+                "reward/correctness": 0.5 + STEPS / 100 + seed / 50,
+                "reward/format": 0.95 + STEPS / 1000,
+                "response/tokens": 110.0 + STEPS + seed,
+                "response/turns": 2 + STEPS / 60,
+                "perf/engine_idle_fraction": 0.1,
+                "perf/learner_idle_fraction": 0.4,
+            }
+        )
+        for seed in range(2)
+    ]
+)
+DIFFERENCES = with_interval(
+    pd.DataFrame(
+        [
+            {"task": task, "seed": seed, "model": "rl", "reference": "sft", "difference": 0.1 + 0.01 * number}
+            for task in ("all", *TASKS)
+            for number, seed in enumerate(["0", "1", "2", "pooled"])
+        ]
+    ),
+    "difference",
+)
+CURVE = with_interval(
+    pd.DataFrame(
+        [
+            {"task": t, "model": m, "length": "tokens", "length_mean": 60 + 20 * i, "outcome": 0.3 + i / 10}
+            for t, m, i in itertools.product(TASKS, ("sft", "rl"), range(5))
+        ]
+    ),
+    "outcome",
+)
+ACCEPTANCE = with_interval(
+    pd.DataFrame(
+        [
+            {"task": t, "strategy": s, "acceptance": 0.2 + i / 5}
+            for t, (i, s) in itertools.product(TASKS, enumerate(("guess", "one_lookup", "evidence_and_verification")))
+        ]
+    ),
+    "acceptance",
+)
+STALENESS = pd.DataFrame({"staleness": [0, 1, 1, 2], "tokens": [100, 500, 399, 1]})
+
+FIGURES = {
+    "headline": (figures.headline, SCORES, "score"),
+    "score_by_task": (figures.score_by_task, SCORES, "ci_low"),
+    "learning_curves": (figures.learning_curves, METRICS, "reward/format"),
+    "response_length": (figures.response_length, METRICS, "response/turns"),
+    "idle_time": (figures.idle_time, METRICS, "perf/engine_idle_fraction"),
+    "staleness": (figures.staleness, STALENESS, "tokens"),
+    "acceptance_by_strategy": (figures.acceptance_by_strategy, ACCEPTANCE, "acceptance"),
+    "seed_differences": (figures.seed_differences, DIFFERENCES, "difference"),
+    "length_vs_score": (figures.length_vs_score, CURVE, "length_mean"),
+}
+each = pytest.mark.parametrize("name", FIGURES)
+each_width = pytest.mark.parametrize("width_in", [figures.COLUMN_WIDTH_IN, figures.PAGE_WIDTH_IN])
+
+
+@each
+@each_width
+def test_text_stays_inside_and_apart(name, width_in):
+    draw, table, _ = FIGURES[name]
+    figure = draw(table, width_in=width_in)
+    assert figure.get_size_inches()[0] == width_in
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    for ax in figure.axes:
+        for axis in (ax.xaxis, ax.yaxis):
+            shown = [tick.label1 for tick in axis.get_major_ticks() if tick.label1.get_visible()]
+            low, high = sorted(axis.get_view_interval())
+            places = axis.get_majorticklocs()
+            boxes = [
+                label.get_window_extent(renderer)
+                for label, place in zip(shown, places, strict=False)
+                if label.get_text() and low <= place <= high
+            ]
+            assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+            assert all(box.x0 >= -1 and box.x1 <= figure.bbox.x1 + 1 and box.y0 >= -1 for box in boxes)
+    assert min(text.get_fontsize() for text in figure.findobj(mpl.text.Text)) >= 7
+
+
+@each
+def test_empty_and_partial_tables_are_refused_by_name(name):
+    draw, table, column = FIGURES[name]
+    with pytest.raises(DataError, match="no rows"):
+        draw(table.iloc[:0])
+    with pytest.raises(DataError, match=f"no column {column}"):
+        draw(table.drop(columns=column))
+
+
+@pytest.mark.parametrize("name", ["headline", "learning_curves"])
+def test_same_data_same_bytes_whatever_the_session_has_set(name, tmp_path):
+    draw, table, _ = FIGURES[name]
+    first = figures.save_figure(draw(table), name, table, tmp_path / "first")
+    with mpl.rc_context({"font.size": 30, "svg.hashsalt": "other", "xtick.direction": "in", "pdf.fonttype": 3}):
+        again = figures.save_figure(draw(table.copy()), name, table, tmp_path / "again")
+    assert first == again
+    changed = table.assign(**{table.columns[2]: table[table.columns[2]] * 0.9})
+    other = figures.save_figure(draw(changed), name, changed, tmp_path / "other")
+    assert not set(first.values()) & set(other.values())
+
+
+def test_saved_files_are_what_the_entry_says(tmp_path):
+    entry = figures.save_figure(figures.headline(SCORES), "headline", SCORES, tmp_path)
+    assert list(entry) == ["headline.pdf", "headline.svg", "headline.png", "headline.csv"]
+    for name, sha256 in entry.items():
+        assert hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() == sha256
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "headline.csv"), SCORES, check_dtype=False)
+    pdf = (tmp_path / "headline.pdf").read_bytes()
+    assert b"/Type3" not in pdf and b"CreationDate" not in pdf
+    assert b"<dc:date>" not in (tmp_path / "headline.svg").read_bytes()
+
+
+def test_drawing_leaves_the_session_as_it_was():
+    before = dict(mpl.rcParams)
+    figures.headline(SCORES)
+    assert dict(mpl.rcParams) == before
+
+
+def test_what_is_not_in_the_table_is_said():
+    with pytest.raises(DataError, match="no task = 'gwas'"):
+        figures.headline(SCORES, task="gwas")
+    with pytest.raises(DataError, match="2 pairs of models"):
+        figures.seed_differences(pd.concat([DIFFERENCES, DIFFERENCES.assign(model="teacher")]))
+    with pytest.raises(DataError, match="staleness of tokens"):
+        figures.staleness(STALENESS.assign(tokens=0))
+    with pytest.raises(DataError, match="learning curves, reward/format: no rows"):
+        figures.learning_curves(METRICS.assign(**{"reward/format": np.nan}))
+
+
+def test_caption_says_what_the_figure_stands_on():
+    assert figures.caption("Score by task", SCORES, note="Heuristics read the prompt alone") == (
+        "Score by task. n = 300 instances a point. 3 seeds. 95% bootstrap intervals over instances. "
+        "Heuristics read the prompt alone."
+    )
+    assert figures.caption("Length in training.", METRICS) == "Length in training. 2 seeds."
+    assert "3 seeds" in figures.caption("Gain", DIFFERENCES)
+    with pytest.raises(DataError, match="figure caption: no rows"):
+        figures.caption("Nothing", SCORES.iloc[:0])
