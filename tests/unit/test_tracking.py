@@ -1,5 +1,6 @@
 import json
 import math
+import time
 
 import pytest
 
@@ -68,7 +69,9 @@ def test_weights_and_biases_offline_asks_nothing(make_config, monkeypatch):
     with Tracker(config.run_dir, "rl", config) as tracker:
         tracker.log(0, {"reward/total": 0.5})
         tracker.log(1, {"reward/total": 0.6})
-    records = list(config.run_dir.glob("wandb/offline-run-*/run-*.wandb"))
-    assert len(records) == 1
-    assert b"reward/total" in records[0].read_bytes()
+    (record,) = config.run_dir.glob("wandb/offline-run-*/run-*.wandb")
+    deadline = time.monotonic() + 30  # its own process writes the record, after `finish` has returned
+    while b"reward/total" not in record.read_bytes():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
     assert len(read_table(tracker.parquet)) == 2
