@@ -4,6 +4,7 @@ Colours: Okabe and Ito 2008; models differ in marker as well, so that a grey pri
 """
 
 import functools
+import io
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -18,6 +19,8 @@ P = ParamSpec("P")
 
 COLUMN_WIDTH_IN = 3.3
 PAGE_WIDTH_IN = 6.9
+SCREEN_DPI = 110
+"""Pixels an inch in a notebook; the picture has twice as many for sharp screens."""
 
 INK, MUTED, FAINT = "#1a1a1a", "#6b6b6b", "#d9d9d9"
 BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00"
@@ -58,6 +61,17 @@ STYLE = {
     "pdf.fonttype": 42,
     "svg.fonttype": "path",
 }
+
+
+class PrintFigure(Figure):
+    """A figure that shows itself in a notebook, in the style, whether or not a plotting session is loaded."""
+
+    def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
+        buffer = io.BytesIO()
+        with style_context():
+            self.savefig(buffer, format="png", dpi=2 * SCREEN_DPI, metadata={"Software": None})
+        width, height = (round(inches * SCREEN_DPI) for inches in self.get_size_inches())
+        return buffer.getvalue(), {"width": width, "height": height}
 
 
 class Look(NamedTuple):
@@ -117,7 +131,7 @@ def style_context() -> AbstractContextManager[None]:
 
 def new_figure(width_in: float, height_in: float) -> Figure:
     """An empty figure that no plotting session knows, so that a notebook shows it once."""
-    return Figure(figsize=(width_in, height_in), layout="constrained")
+    return PrintFigure(figsize=(width_in, height_in), layout="constrained")
 
 
 def panels(

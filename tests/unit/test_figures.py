@@ -151,6 +151,11 @@ def test_drawing_leaves_the_session_as_it_was():
     assert dict(mpl.rcParams) == before
 
 
+def test_a_notebook_shows_the_figure():
+    png, shown = figures.headline(SCORES)._repr_png_()
+    assert png.startswith(b"\x89PNG") and shown["width"] == round(figures.COLUMN_WIDTH_IN * 110)
+
+
 def test_what_is_not_in_the_table_is_said():
     with pytest.raises(DataError, match="no task = 'gwas'"):
         figures.headline(SCORES, task="gwas")
