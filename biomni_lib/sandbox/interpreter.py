@@ -72,7 +72,7 @@ class Interpreter:
         failure = ""
         try:
             self._run_guarded(code, _BLOCK_NAME.format(self._blocks))
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - user code may raise anything
             failure = _describe(error)
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
@@ -101,6 +101,7 @@ class Interpreter:
             value = eval(compile(ast.Expression(last.value), name, "eval"), names)
             if value is not None:
                 names["_"] = value
+                collect_raw(self._raw, self._output, self._output_chars)
                 self._output.write(f"{value!r}\n")
 
     def _on_alarm(self, _signal: int, frame: FrameType | None) -> None:
@@ -120,10 +121,11 @@ def _seed_generators(seed: int) -> None:
 def _describe(error: BaseException) -> str:
     """The error's traceback, cut to the frames of user code, or its bare name when even that fails."""
     try:
-        summary = traceback.TracebackException(type(error), error, error.__traceback__, limit=-_FRAMES_MAX, compact=True)
+        trace = error.__traceback__
+        summary = traceback.TracebackException(type(error), error, trace, limit=-_FRAMES_MAX, compact=True)
         frames = [frame for frame in summary.stack if frame.filename.startswith(_BLOCK_PREFIX)]
         summary.stack = traceback.StackSummary.from_list(frames)
         lines = summary.format(chain=False) if frames else summary.format_exception_only()
         return "".join(lines).replace("biomni_lib.sandbox.interpreter.", "")
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - the error's own methods are user code
         return f"{type(error).__name__}\n"

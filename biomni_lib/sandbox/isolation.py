@@ -123,9 +123,12 @@ class StrictIsolation:
     def fork(self) -> int:
         """fork(2) whose child is the first process of a new pid namespace."""
         kernel.unshare(kernel.CLONE_NEWPID)
-        pid = os.fork()
-        if pid:
-            kernel.enter_pid_namespace(self._pid_namespace)
+        pid = -1
+        try:
+            pid = os.fork()
+        finally:
+            if pid:
+                kernel.enter_pid_namespace(self._pid_namespace)
         return pid
 
     def enter_session(self) -> None:

@@ -17,8 +17,10 @@ from biomni_lib.sandbox.worker import Reply, Worker
 if TYPE_CHECKING:
     from biomni_lib.sandbox.pool import Sandbox
 
+_FRESH = "[the interpreter had ended since the last block; this is a fresh namespace]\n"
 _LOST = "the namespace is lost, the next block starts with a fresh one"
 _LATE_REPLY_S = 0.1
+_DAY_S = 86_400
 _GONE = (WireError, EOFError, ConnectionError)
 
 
@@ -40,11 +42,14 @@ class Session:
         """
         if self._closed or self._busy:
             raise SandboxError(f"the session is {'closed' if self._closed else 'running a block'}; open another one")
+        limit_s = self._sandbox.timeout_s if timeout_s is None else timeout_s
+        if not 0 < limit_s <= _DAY_S:
+            raise SandboxError(f"timeout_s is {limit_s}; it must be above 0 and at most {_DAY_S}")
         self._busy = True
         finished = False
         try:
             worker = await self._live_worker()
-            observation = await self._run(worker, code, self._sandbox.timeout_s if timeout_s is None else timeout_s)
+            observation = await self._run(worker, code, limit_s)
             finished = True
             return observation
         finally:
@@ -78,7 +83,7 @@ class Session:
         if isinstance(reply, str):
             self._drop_worker()
             reply = Reply(f"[{reply}; {_LOST}]", ok=False, truncated=False)
-        prefix = "[the interpreter had ended since the last block; this is a fresh namespace]\n" if self._died_idle else ""
+        prefix = _FRESH if self._died_idle else ""
         self._died_idle = False
         text, cut = clean_text(prefix + reply.text, self._sandbox.limits.output_chars)
         return Observation(text, reply.ok, seconds, reply.truncated or cut)

@@ -46,18 +46,19 @@ def proportional_bytes(pid: int) -> int:
     return resident_bytes(pid) if share is None else share
 
 
-def tree_over(pid: int, limit_bytes: int, inherited_bytes: int) -> bool:
+def tree_over(pid: int, limit_bytes: int, inherited_bytes: int, sharers: int) -> bool:
     """Whether a session's processes together use more than the limit.
 
     Args:
         pid: the session's first process.
         limit_bytes: for all processes together.
         inherited_bytes: what a session has from the zygote without using memory of its own.
+        sharers: processes that share the inherited pages, the zygote and the sessions.
     """
     pids = list(tree_pids(pid))
     if sum(map(resident_bytes, pids)) - inherited_bytes <= limit_bytes:
         return False
-    return sum(map(proportional_bytes, pids)) - inherited_bytes // 2 > limit_bytes
+    return sum(map(proportional_bytes, pids)) - inherited_bytes // sharers > limit_bytes
 
 
 class Watchdog:
@@ -101,5 +102,5 @@ class Watchdog:
             pids = list(self._inherited) if rounds % _IDLE_ROUNDS == 0 else list(self._running)
             for pid in pids:
                 inherited = self._inherited.get(pid)
-                if inherited is not None and tree_over(pid, self._limit, inherited):
+                if inherited is not None and tree_over(pid, self._limit, inherited, len(self._inherited) + 1):
                     self._on_excess(pid)

@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import importlib.util
 import os
+import secrets
 import select
 import shutil
 import signal
@@ -10,11 +12,12 @@ import socket
 import subprocess
 import sys
 import tempfile
-import uuid
+import threading
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from biomni_lib import errors
 from biomni_lib.errors import SandboxError
 from biomni_lib.sandbox.limits import Limits
 from biomni_lib.sandbox.wire import WireError, decode_body, encode_frame, read_frame
@@ -45,37 +48,41 @@ class ZygoteSettings:
 
 
 class ProcessHandle:
-    """A session's process, named without a race by its pidfd; by its pid where there are none (macOS)."""
+    """A session's process, named without a race by its pidfd; by its process group where there are none (macOS)."""
 
     def __init__(self, pid: int, pidfd: int | None) -> None:
-        self._pidfd = pidfd
+        self._pidfd, self._closed, self._lock = pidfd, False, threading.Lock()
         self.host_pid = pid if pidfd is None else _host_pid(pidfd)
 
     def alive(self) -> bool:
         """Whether the process still runs."""
-        if self._pidfd is not None:
-            return not select.select([self._pidfd], [], [], 0)[0]
-        with contextlib.suppress(PermissionError):
+        if self._pidfd is None:
             try:
                 os.kill(self.host_pid, 0)
             except ProcessLookupError:
                 return False
-        return True
+            return True
+        ended = select.poll()
+        ended.register(self._pidfd, select.POLLIN)
+        return not ended.poll(0)
 
     def kill(self) -> None:
-        """End the process; in a pid namespace all its descendants end with it."""
-        with contextlib.suppress(ProcessLookupError):
-            if self._pidfd is None:
-                os.killpg(self.host_pid, signal.SIGKILL)
-            else:
+        """End the process (from any thread); in a pid namespace all its descendants end with it."""
+        with self._lock, contextlib.suppress(ProcessLookupError):
+            if self._closed:
+                return
+            if self._pidfd is not None:
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            else:
+                os.killpg(self.host_pid, signal.SIGKILL)
 
     def close(self) -> None:
         """Kill the process and let its name go."""
         self.kill()
-        if self._pidfd is not None:
-            os.close(self._pidfd)
-            self._pidfd = None
+        with self._lock:
+            if not self._closed and self._pidfd is not None:
+                os.close(self._pidfd)
+            self._closed = True
 
 
 def _host_pid(pidfd: int) -> int:
@@ -119,7 +126,7 @@ class Worker:
 
         Raises: WireError, EOFError or ConnectionError when the process is gone or breaks the protocol.
         """
-        number = uuid.uuid4().hex
+        number = secrets.token_hex(8)
         self._writer.write(encode_frame({"id": number, "code": code, "timeout_s": timeout_s}))
         for _ in range(_STALE_REPLIES):
             message = await read_frame(self._reader, self._reply_bytes)
@@ -176,7 +183,7 @@ class ZygoteProcess:
         except (TimeoutError, OSError, EOFError) as error:
             raise SandboxError(f"the sandbox did not load within {_LOAD_S:g} s ({error!r})") from None
         if "error" in reply:
-            raise SandboxError(f"the sandbox cannot start with isolation={settings.isolation!r}: {reply['error']}")
+            raise _error_of(reply, settings.isolation)
 
     async def open(self, seed: int) -> Worker:
         """Fork a session.
@@ -184,15 +191,13 @@ class ZygoteProcess:
         Raises: SandboxError when the session cannot be shut in; OSError or EOFError when the zygote is gone.
         """
         ours, theirs = socket.socketpair()
+        exchange = asyncio.create_task(self._request(seed, theirs))
         try:
-            async with self._lock:
-                socket.send_fds(self._control, [(seed % (1 << 8 * _SEED_BYTES)).to_bytes(_SEED_BYTES, "big")], [theirs.fileno()])
-                reply, descriptors = await self._receive()
+            reply, descriptors = await asyncio.shield(exchange)
         except BaseException:
+            exchange.add_done_callback(_close_descriptors)
             ours.close()
             raise
-        finally:
-            theirs.close()
         if "error" in reply:
             ours.close()
             raise SandboxError(f"the sandbox cannot start a session: {reply['error']}")
@@ -206,12 +211,21 @@ class ZygoteProcess:
             raise
         return worker
 
+    async def _request(self, seed: int, theirs: socket.socket) -> tuple[dict[str, Any], list[int]]:
+        """One question and its answer; never cancelled in between, so that answers stay in step."""
+        with theirs:
+            async with self._lock:
+                message = (seed % (1 << 8 * _SEED_BYTES)).to_bytes(_SEED_BYTES, "big")
+                socket.send_fds(self._control, [message], [theirs.fileno()])
+                theirs.close()
+                return await self._receive()
+
     async def _receive(self) -> tuple[dict[str, Any], list[int]]:
         loop = asyncio.get_running_loop()
-        readable = loop.create_future()
-        loop.add_reader(self._control.fileno(), lambda: readable.done() or readable.set_result(None))
+        readable = asyncio.Event()
+        loop.add_reader(self._control.fileno(), readable.set)
         try:
-            await readable
+            await readable.wait()
         finally:
             loop.remove_reader(self._control.fileno())
         data, descriptors, _, _ = socket.recv_fds(self._control, 1 << 16, 1)
@@ -231,19 +245,38 @@ class ZygoteProcess:
             shutil.rmtree(self._scratch, ignore_errors=True)
 
 
+def _close_descriptors(exchange: asyncio.Task[tuple[dict[str, Any], list[int]]]) -> None:
+    """Drop the answer to a question whose asker is gone; the session ends with its socket."""
+    if not exchange.cancelled() and exchange.exception() is None:
+        for descriptor in exchange.result()[1]:
+            os.close(descriptor)
+
+
+def _error_of(reply: dict[str, Any], isolation: str) -> errors.BiomniError:
+    """The zygote's failure as this library's error: a provider's own (a missing lake), else of the sandbox."""
+    kind = getattr(errors, str(reply.get("kind")), None)
+    if isinstance(kind, type) and issubclass(kind, errors.BiomniError):
+        return kind(reply["error"])
+    return SandboxError(f"the sandbox cannot start with isolation={isolation!r}: {reply['error']}")
+
+
+def _import_folders(provider: str) -> list[str]:
+    """Where this package and the provider's module are imported from."""
+    spec = importlib.util.find_spec(provider.partition(":")[0].partition(".")[0])
+    origin = Path(spec.origin).resolve() if spec is not None and spec.origin else _PACKAGE_PARENT
+    folder = origin.parent.parent if origin.name == "__init__.py" else origin.parent
+    return list(dict.fromkeys([str(_PACKAGE_PARENT), str(folder)]))
+
+
 def _clean_environment(provider: str) -> dict[str, str]:
     """The zygote's whole environment: nothing of this process's but where to import from."""
-    module = sys.modules.get(provider.partition(":")[0])
-    paths = [str(_PACKAGE_PARENT)]
-    if module is not None and getattr(module, "__file__", None) and "." not in module.__name__:
-        paths.append(str(Path(str(module.__file__)).resolve().parent))
     threads = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL", "ARROW_IO", "NUMEXPR")}
     return {
         "PATH": "/usr/bin:/bin",
         "HOME": "/tmp",
         "LANG": "C.UTF-8",
         "MPLBACKEND": "Agg",
-        "PYTHONPATH": os.pathsep.join(paths),
+        "PYTHONPATH": os.pathsep.join(_import_folders(provider)),
         "PYTHONHASHSEED": "0",
         "PYTHONUTF8": "1",
         "PYTHONDONTWRITEBYTECODE": "1",

@@ -33,7 +33,8 @@ def load_names(provider: str, lake_dir: Path | None) -> dict[str, Any]:
 
 
 def _open_descriptors() -> set[int]:
-    return {int(name) for name in os.listdir("/dev/fd")}
+    listed = [int(name) for name in os.listdir("/dev/fd")]
+    return {descriptor for descriptor in listed if os.path.exists(f"/dev/fd/{descriptor}")}
 
 
 def _send_with_descriptors(control: socket.socket, message: dict[str, Any], descriptors: list[int]) -> None:
@@ -89,19 +90,19 @@ class Zygote:
             self._open_session(seed, descriptors[0])
 
     def _open_session(self, seed: int, descriptor: int) -> None:
+        pidfds: list[int] = []
         try:
             pid = self._isolation.fork()
+            if pid == 0:
+                self._become_session(seed, descriptor)
+            if hasattr(os, "pidfd_open"):
+                pidfds.append(os.pidfd_open(pid))
+            _send_with_descriptors(self._control, {"pid": pid}, pidfds)
         except OSError as error:
-            os.close(descriptor)
             self._control.sendall(encode_frame({"error": f"fork: {error}"}))
-            return
-        if pid == 0:
-            self._become_session(seed, descriptor)
-        os.close(descriptor)
-        pidfds = [os.pidfd_open(pid)] if hasattr(os, "pidfd_open") else []
-        _send_with_descriptors(self._control, {"pid": pid}, pidfds)
-        for pidfd in pidfds:
-            os.close(pidfd)
+        finally:
+            for used in (descriptor, *pidfds):
+                os.close(used)
 
     def _become_session(self, seed: int, descriptor: int) -> None:
         """The child's whole life; never returns into the zygote's loop."""
@@ -157,7 +158,7 @@ def main(descriptor: int) -> int:
             return 0
         zygote = Zygote(control, isolation, settings)
         zygote.prepare()
-    except Exception as error:  # whatever a provider or library raises while loading is the parent's to report
+    except Exception as error:  # noqa: BLE001 - what a provider raises while loading is the parent's to report
         control.sendall(encode_frame({"error": str(error) or type(error).__name__, "kind": type(error).__name__}))
         return 1
     control.sendall(encode_frame({"ready": True}))
