@@ -29,6 +29,7 @@ from biomni_lib.tasks import Instance, Task, grade
 
 RolloutFn = Callable[[Instance, int, int], Awaitable[Trajectory]]
 """(instance, sample, seed) to one trajectory; a rollout that goes wrong is an ending in it, not an exception."""
+SEED_DOMAIN = zlib.crc32(b"evaluate")
 Progress = Callable[[str, int, int], None]
 """(model, rollouts done, rollouts in all)."""
 
@@ -164,7 +165,7 @@ async def _roll_out(
         for number, (instance, sample) in waiting:
             started = time.perf_counter()
             place = zlib.crc32(f"{instance.task}/{instance.id}".encode())
-            trajectory = await rollout_fn(instance, sample, rollout_seed(config.seed, place, sample))
+            trajectory = await rollout_fn(instance, sample, rollout_seed(config.seed, SEED_DOMAIN, place, sample))
             scored = score(dataclasses.replace(trajectory, model=model, sample=sample), instance)
             done[number] = (scored, time.perf_counter() - started)
             progress(model, len(done), len(jobs))

@@ -14,12 +14,12 @@ from biomni_lib.analysis.length import (
     within_instance,
 )
 from biomni_lib.analysis.seeds import difference_by_seed, seed_table
-from biomni_lib.analysis.strategies import acceptance_table
+from biomni_lib.analysis.strategies import acceptance_intervals
 from biomni_lib.analysis.summary import score_table, summarize
 
 __all__ = [
     "TRUNCATED",
-    "acceptance_table",
+    "acceptance_intervals",
     "across_tasks",
     "association",
     "binned_curve",

@@ -74,10 +74,10 @@ def acceptance_by_strategy(table: pd.DataFrame, *, width_in: float = COLUMN_WIDT
     """Share of the teacher's trajectories that were accepted, by strategy and task.
 
     Args:
-        table: `analysis.acceptance_table`: task, strategy, acceptance, ci_low, ci_high.
+        table: `analysis.acceptance_intervals`: task, strategy, accepted, ci_low, ci_high.
     Raises: DataError when the table is empty or lacks a column.
     """
-    require(table, ["task", "strategy", "acceptance", *INTERVAL], "acceptance by strategy")
+    require(table, ["task", "strategy", "accepted", *INTERVAL], "acceptance by strategy")
     strategies, tasks = list(pd.unique(table["strategy"])), list(pd.unique(table["task"]))
     figure = new_figure(width_in, 0.6 + (0.08 + 0.08 * len(tasks)) * len(strategies) + 0.14 * len(tasks))
     ax = figure.subplots()
@@ -86,7 +86,7 @@ def acceptance_by_strategy(table: pd.DataFrame, *, width_in: float = COLUMN_WIDT
         rows = np.array([strategies.index(name) for name in of_task["strategy"]])
         shift = (number - (len(tasks) - 1) / 2) * 0.3
         colour, marker = CYCLE[number % len(CYCLE)], MARKERS[number % len(MARKERS)]
-        _interval_dots(ax, of_task, "acceptance", rows + shift, colour, marker, words(task))
+        _interval_dots(ax, of_task, "accepted", rows + shift, colour, marker, words(task))
     rows_axis(ax, [words(name) for name in strategies])
     share_axis(ax, "x")
     ax.set_xlabel("Share of trajectories accepted")

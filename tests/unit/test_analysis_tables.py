@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from biomni_lib.analysis import acceptance_table, difference_by_seed, score_table, seed_table, summarize
+from biomni_lib.analysis import acceptance_intervals, difference_by_seed, score_table, seed_table, summarize
 from biomni_lib.config import load_config
 from biomni_lib.errors import DataError
 from biomni_lib.provenance import write_manifest
@@ -92,17 +92,15 @@ def test_differences_by_seed_pool_to_the_mean():
         difference_by_seed(rows[(rows["model"] == "rl") | (rows["seed"] == 0)])
 
 
-def test_acceptance_by_strategy():
-    rows = pd.DataFrame(
-        {
-            "task": "t",
-            "instance_id": ["0", "0", "1", "1"],
-            "strategy": ["guess", "evidence"] * 2,
-            "accepted": [False, True, True, True],
-            "correctness": [0.0, 1.0, 1.0, 1.0],
-            "tokens": [20, 100, 20, 120],
-        }
+def test_acceptance_has_wilson_intervals():
+    table = pd.DataFrame(
+        {"task": "t", "strategy": ["guess", "evidence"], "sampled": [40, 25], "accepted": [0.25, 0.96]}
     )
-    table = acceptance_table(rows).set_index("strategy")
-    assert table.loc["guess", "acceptance"] == 0.5 and table.loc["evidence", "acceptance"] == 1
-    assert table.loc["evidence", "mean_tokens"] == 110 and table.loc["evidence", "ci_low"] < 1
+    found = acceptance_intervals(table)
+    for _, row in found.iterrows():
+        expected = stats.binomtest(round(row["accepted"] * row["sampled"]), row["sampled"]).proportion_ci(
+            method="wilson"
+        )
+        assert (row["ci_low"], row["ci_high"]) == pytest.approx((expected.low, expected.high))
+    with pytest.raises(DataError, match="no column sampled"):
+        acceptance_intervals(table.drop(columns="sampled"))

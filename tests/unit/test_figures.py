@@ -68,11 +68,11 @@ CURVE = with_interval(
 ACCEPTANCE = with_interval(
     pd.DataFrame(
         [
-            {"task": t, "strategy": s, "acceptance": 0.2 + i / 5}
+            {"task": t, "strategy": s, "accepted": 0.2 + i / 5}
             for t, (i, s) in itertools.product(TASKS, enumerate(("guess", "one_lookup", "evidence_and_verification")))
         ]
     ),
-    "acceptance",
+    "accepted",
 )
 STALENESS = pd.DataFrame({"staleness": [0, 1, 1, 2], "tokens": [100, 500, 399, 1]})
 
@@ -83,7 +83,7 @@ FIGURES = {
     "response_length": (figures.response_length, METRICS, "response/turns"),
     "idle_time": (figures.idle_time, METRICS, "perf/engine_idle_fraction"),
     "staleness": (figures.staleness, STALENESS, "tokens"),
-    "acceptance_by_strategy": (figures.acceptance_by_strategy, ACCEPTANCE, "acceptance"),
+    "acceptance_by_strategy": (figures.acceptance_by_strategy, ACCEPTANCE, "accepted"),
     "seed_differences": (figures.seed_differences, DIFFERENCES, "difference"),
     "length_vs_score": (figures.length_vs_score, CURVE, "length_mean"),
 }
