@@ -65,13 +65,14 @@ test-slow: setup ## The tests that take minutes
 	@$(PYTEST) tests/unit tests/integration -m "slow and not gpu and not network" --timeout 1800
 
 check: setup ## The house rules: lint, format, types, floors, notebooks, repository
-	@echo "ruff";         $(BIN)/ruff check --quiet
-	@echo "ruff format";  $(BIN)/ruff format --check --quiet || { echo "not formatted; run: make format"; exit 1; }
-	@echo "mypy";         $(BIN)/mypy --no-error-summary
-	@echo "lint-imports"; $(BIN)/lint-imports --config pyproject.toml > .venv/lint-imports.log || { cat .venv/lint-imports.log; exit 1; }
-	@echo "notebooks";    $(BIN)/python -m tests.house.notebook_rules
-	@echo "repository";   $(BIN)/python -m tests.house.repository_rules
-	@echo "all rules kept"
+	@broken=; rule() { echo "$$1"; shift; "$$@" || broken=1; }; \
+	rule "ruff" $(BIN)/ruff check --quiet; \
+	rule "ruff format (to mend: make format)" $(BIN)/ruff format --check --quiet; \
+	rule "mypy" $(BIN)/mypy --no-error-summary; \
+	rule "lint-imports" $(BIN)/lint-imports --config pyproject.toml --no-logo; \
+	rule "notebook rules" $(BIN)/python -m tests.house.notebook_rules; \
+	rule "repository rules" $(BIN)/python -m tests.house.repository_rules; \
+	if [ -n "$$broken" ]; then echo "some rules are broken"; exit 1; else echo "all rules kept"; fi
 
 format: setup ## Bring code into the house format
 	@$(BIN)/ruff check --quiet --fix-only
