@@ -1,7 +1,8 @@
 """Heuristics without any learning, reported beside every model. They read the facts in the prompt and use the tools.
 
 `random`: any candidate. `one_term`: the candidate that fits the most telling finding. `overlap`: the candidate that
-explains most of all findings. `overlap_excluded`: the same, less what the excluded findings contradict.
+explains most of all findings. `overlap_excluded`: the same for single diseases (a gene is as good as its best one),
+less what the excluded findings contradict.
 """
 
 import json
@@ -68,10 +69,17 @@ def _picks(lake: Lake) -> dict[str, Pick]:
         return _argmax([match(terms, entity) for entity in entities], entities, rng)
 
     def overlap_excluded(terms: list[str], excluded: list[str], entities: list[str], rng: np.random.Generator) -> str:
-        scores = [match(terms, e) - CONTRADICTION_WEIGHT * against(excluded, e) for e in entities]
-        return _argmax(scores, entities, rng)
+        def score(disease: str) -> float:
+            return match(terms, disease) - CONTRADICTION_WEIGHT * against(excluded, disease)
+
+        return _argmax([max(map(score, _diseases(tools, entity))) for entity in entities], entities, rng)
 
     return {"random": random, "one_term": one_term, "overlap": overlap, "overlap_excluded": overlap_excluded}
+
+
+def _diseases(tools: dict[str, Callable], entity: str) -> list[str]:
+    """The diseases of a gene; a disease stands for itself."""
+    return tools["diseases_of_gene"](entity) if entity.startswith("ENSG") else [entity]
 
 
 def _argmax(scores: list[float], entities: list[str], rng: np.random.Generator) -> str:

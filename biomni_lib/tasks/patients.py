@@ -1,8 +1,10 @@
 """Simulated patients: what a clinician might note of somebody with a known disease, and which genes are suspected.
 
 Findings are drawn by their annotated frequency; some are noted imprecisely (an ancestor), some belong to nothing.
-Findings excluded are those that the annotations say are absent or rare, and findings of the diseases of the other
-candidate genes that this patient was checked for. Every candidate gene comes from the same split.
+Findings excluded are those that the annotations say are absent or rare, and findings of similar diseases that this
+patient was checked for. Candidate genes are alike in their diseases' findings and come from one split; which of them
+is causal is drawn last, so that nothing but the patient's findings tells.
+Not covered: onset, sex, inheritance, and how findings depend on each other.
 """
 
 from dataclasses import dataclass
@@ -11,16 +13,22 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from biomni_lib.config import DataConfig
+from biomni_lib.errors import ConfigError
 from biomni_lib.lake import Lake
 from biomni_lib.tasks.splits import Split
-from biomni_lib.tools.scoring import UNKNOWN_FREQUENCY
+from biomni_lib.tools.scoring import UNKNOWN_FREQUENCY, known_frequencies, overlap, shown_terms
 
 FEWEST_FINDINGS = 8
 """Diseases with fewer annotated findings are left out: their patients would all look the same."""
-GENE_POOL = 300
-"""Candidate genes are the most similar of this many, drawn anew for each patient: as hard in every split."""
-NEAREST = 12
-"""The distractors are drawn from this many most similar genes of the pool."""
+GENE_POOL = 500
+"""Genes among which the candidates are sought, drawn anew for each patient: the same number in every split, so that
+the candidates are as alike in each."""
+SETS_DRAWN = 4
+"""Candidate sets drawn for each patient; the most alike is kept, so that one finding seldom decides."""
+DIFFERENTIAL = 2
+"""Diseases, the closest to the findings noted, whose typical findings the patient was checked for."""
+RARE = 0.1
+"""Findings at most this frequent may be excluded in a patient who has the disease."""
 LEAST_INFORMATION = 1.0
 """Nats. A broader finding, such as an abnormality of the nervous system, is never noted: it would say nothing."""
 
@@ -46,38 +54,50 @@ class PatientSimulator:
 
     def __init__(self, lake: Lake, split: Split, config: DataConfig) -> None:
         self.lake, self.split, self.config = lake, split, config
-        shown = lake.disease_profiles
-        counts = [int((shown.frequencies[row] != 0).sum()) for row in split.diseases]
+        counts = [len(shown_terms(lake.disease_profiles, row)) for row in split.diseases]
         self.diseases = split.diseases[np.array(counts) >= FEWEST_FINDINGS]
         self.noise_terms = np.flatnonzero((lake.annotated > 0) & lake.phenotypic & (lake.ic >= LEAST_INFORMATION))
-        self._vectors = _unit_vectors(lake, split.genes)
+        links = split.links[np.isin(split.links[:, 1], self.diseases)]
+        self.genes = np.unique(links[:, 0])
+        self._profiles = _unit_profiles(lake, self.genes)
 
     def draw(self, rng: np.random.Generator) -> Patient:
-        """One patient; every disease of the split is equally likely."""
-        disease = int(rng.choice(self.diseases))
-        own = self.lake.genes_of[disease]
-        gene = int(rng.choice(own[np.isin(own, self.split.genes)]))
-        distractors = self._distractors(disease, own, rng)
+        """One patient. The candidates are drawn first and the causal gene uniformly among them, so that nothing about
+        the candidates alone, such as how much is known of each, says which one it is."""
+        candidates = self._candidates(rng)
+        gene = int(rng.choice(candidates))
+        disease = int(rng.choice(np.intersect1d(self.lake.diseases_of[gene], self.diseases)))
         terms = self._terms(disease, rng)
-        excluded = self._excluded(disease, terms, distractors, rng)
-        candidates = rng.permutation(np.append(distractors, gene))
-        return Patient(disease, gene, tuple(terms), tuple(excluded), tuple(int(row) for row in candidates))
+        excluded = self._excluded(disease, terms, candidates, rng)
+        return Patient(disease, gene, tuple(terms), tuple(excluded), tuple(rng.permutation(candidates).tolist()))
 
-    def _distractors(self, disease: int, own: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Genes of other diseases whose profiles look like this disease."""
-        others = np.flatnonzero(~np.isin(self.split.genes, own))
-        pool = rng.choice(others, size=min(GENE_POOL, len(others)), replace=False)
-        query = np.zeros(len(self.lake.ic), np.float32)
-        closure = self.lake.disease_closure
-        shown = closure.terms[disease][closure.frequencies[disease] != 0]
-        query[shown] = self.lake.ic[shown]
-        nearest = pool[np.argsort(-(self._vectors[pool] @ query), kind="stable")[:NEAREST]]
-        return self.split.genes[rng.choice(nearest, size=self.config.candidates - 1, replace=False)]
+    def _candidates(self, rng: np.random.Generator) -> np.ndarray:
+        """Gene rows of the most alike of some sets of similar genes."""
+        sets = [self._alike(rng) for _ in range(SETS_DRAWN)]
+        likeness = [np.square(self._profiles[chosen].sum(axis=0)).sum() for chosen in sets]
+        return self.genes[sets[int(np.argmax(likeness))]]
+
+    def _alike(self, rng: np.random.Generator) -> list[int]:
+        """Positions in `genes` of a random one and its most similar others in a pool; no two share a disease."""
+        pool = rng.choice(len(self.genes), size=min(GENE_POOL, len(self.genes)), replace=False)
+        anchor = int(pool[0])
+        chosen, diseases = [anchor], set(self.lake.diseases_of[self.genes[anchor]].tolist())
+        similarity = self._profiles[pool] @ self._profiles[[anchor]].toarray()[0]
+        for other in pool[np.argsort(-similarity, kind="stable")].tolist():
+            own = set(self.lake.diseases_of[self.genes[other]].tolist())
+            if not own & diseases:
+                chosen.append(other)
+                diseases |= own
+            if len(chosen) == self.config.candidates:
+                return chosen
+        raise ConfigError(
+            f"data.candidates = {self.config.candidates} is more than split {self.split.name} can offer; lower it"
+        )
 
     def _terms(self, disease: int, rng: np.random.Generator) -> list[int]:
         """Findings by frequency without replacement, some made imprecise, then noise; no finding twice."""
         profile = self.lake.disease_profiles
-        frequencies = np.nan_to_num(profile.frequencies[disease], nan=UNKNOWN_FREQUENCY)
+        frequencies = known_frequencies(profile, disease)
         present, weights = profile.terms[disease][frequencies > 0], frequencies[frequencies > 0]
         wanted = min(int(rng.integers(self.config.terms_min, self.config.terms_max + 1)), len(present))
         chosen = rng.choice(present, size=wanted, replace=False, p=weights / weights.sum())
@@ -91,37 +111,41 @@ class PatientSimulator:
         above = above[(above != term) & (self.lake.ic[above] >= LEAST_INFORMATION)]
         return int(rng.choice(above)) if len(above) else term
 
-    def _excluded(self, disease: int, terms: list[int], distractors: np.ndarray, rng: np.random.Generator) -> list[int]:
-        """Findings that this patient was checked for and lacks: annotated ones first, then of the differential."""
-        profile, closure = self.lake.disease_profiles, self.lake.disease_closure
-        frequencies = profile.frequencies[disease]
-        rare = (frequencies == 0) | ((frequencies <= 0.1) & (rng.random(len(frequencies)) > frequencies))
-        annotated = profile.terms[disease][rare]
-        implied = set(closure.terms[disease][closure.frequencies[disease] != 0].tolist()) | set(terms)
-        differential = [t for gene in distractors for t in self._typical(int(gene)) if t not in implied]
+    def _excluded(self, disease: int, terms: list[int], candidates: np.ndarray, rng: np.random.Generator) -> list[int]:
+        """Findings that this patient was checked for and lacks: at most one annotated as absent or rare, then
+        typical findings of the differential that are no part of the disease."""
+        frequencies, own = (
+            known_frequencies(self.lake.disease_profiles, disease),
+            self.lake.disease_profiles.terms[disease],
+        )
+        absent = own[(frequencies <= RARE) & (rng.random(len(own)) >= frequencies)]
+        listed = [int(term) for term in rng.permutation(absent) if not self._implied(int(term), terms)]
+        implied = {*shown_terms(self.lake.disease_closure, disease).tolist(), *terms}
+        typical = {term for other in self._differential(disease, terms, candidates) for term in self._typical(other)}
+        checked = rng.permutation(sorted(typical - implied)).tolist()
         wanted = int(rng.integers(0, self.config.excluded_max + 1))
-        listed = [int(t) for t in annotated if not self._has_below(int(t), terms)]
-        first = [int(t) for t in rng.permutation(listed)[: int(rng.integers(0, 2))]]
-        rest = [int(t) for t in rng.permutation(differential) if int(t) not in first]
-        return list(dict.fromkeys([*first, *rest]))[:wanted]
+        return list(dict.fromkeys([*listed[: int(rng.integers(0, 2))], *checked]))[:wanted]
 
-    def _typical(self, gene: int) -> list[int]:
-        """Findings of a gene that at least half of its patients show."""
-        profile = self.lake.gene_profiles
-        frequencies = np.nan_to_num(profile.frequencies[gene], nan=UNKNOWN_FREQUENCY)
-        return [int(term) for term in profile.terms[gene][frequencies >= UNKNOWN_FREQUENCY]]
+    def _differential(self, disease: int, terms: list[int], candidates: np.ndarray) -> list[int]:
+        """The candidate genes' other diseases that explain the noted findings best."""
+        others = sorted({int(d) for gene in candidates for d in self.lake.diseases_of[gene]} - {disease})
+        closure = self.lake.disease_closure
+        scores = [overlap(self.lake, np.array(terms), shown_terms(closure, other)) for other in others]
+        return [others[at] for at in np.argsort(-np.array(scores), kind="stable")[:DIFFERENTIAL]]
 
-    def _has_below(self, term: int, terms: list[int]) -> bool:
+    def _typical(self, disease: int) -> list[int]:
+        """Findings that at least half of a disease's patients show."""
+        profile = self.lake.disease_profiles
+        return profile.terms[disease][known_frequencies(profile, disease) >= UNKNOWN_FREQUENCY].tolist()
+
+    def _implied(self, term: int, terms: list[int]) -> bool:
         """Whether a noted finding is a kind of `term`, so that `term` cannot be absent."""
         return any(term in self.lake.ancestors[noted] for noted in terms)
 
 
-def _unit_vectors(lake: Lake, genes: np.ndarray) -> csr_array:
-    """(genes, terms) information content of each gene's closure, each row of length 1."""
-    rows = [lake.gene_closure.terms[g][lake.gene_closure.frequencies[g] != 0] for g in genes]
+def _unit_profiles(lake: Lake, genes: np.ndarray) -> csr_array:
+    """(genes, terms) information content of the terms that each gene's closure shows, every row of length 1."""
+    rows = [shown_terms(lake.gene_closure, gene) for gene in genes]
     starts = np.concatenate([[0], np.cumsum([len(row) for row in rows])])
-    columns = np.concatenate(rows)
-    matrix = csr_array((lake.ic[columns], columns, starts), shape=(len(genes), len(lake.ic)))
-    norms = np.sqrt((matrix * matrix).sum(axis=1))
-    matrix.data /= np.repeat(np.maximum(norms, 1e-9), np.diff(starts)).astype(matrix.data.dtype)
-    return matrix
+    values = [lake.ic[row] / np.linalg.norm(lake.ic[row]) for row in rows]
+    return csr_array((np.concatenate(values), np.concatenate(rows), starts), shape=(len(genes), len(lake.ic)))

@@ -33,6 +33,11 @@ def shown_terms(profiles: Profiles, row: int) -> np.ndarray:
     return profiles.terms[row][profiles.frequencies[row] != 0]
 
 
+def known_frequencies(profiles: Profiles, row: int) -> np.ndarray:
+    """Frequencies of a profile with the unstated ones filled in, 0 to 1."""
+    return np.nan_to_num(profiles.frequencies[row], nan=UNKNOWN_FREQUENCY)
+
+
 def overlap(lake: Lake, terms: np.ndarray, closure: np.ndarray) -> float:
     """Share of the findings' information that a profile explains, 0 to 1; 0 when the findings carry none."""
     total = float(lake.ic[terms].sum())
@@ -62,9 +67,8 @@ def expected_frequencies(profiles: Profiles, row: int, terms: np.ndarray) -> np.
         profiles: a closure; row: its owner; terms: (n,) term rows.
     Returns: (n,) from 0 (not part of the profile) to `HIGHEST_FREQUENCY`.
     """
-    own, frequencies = profiles.terms[row], profiles.frequencies[row]
+    own, frequencies = profiles.terms[row], known_frequencies(profiles, row)
     if len(own) == 0:
         return np.zeros(len(terms), np.float32)
     at = np.minimum(np.searchsorted(own, terms), len(own) - 1)
-    found = np.where(own[at] == terms, frequencies[at], 0.0)
-    return np.minimum(np.where(np.isnan(found), UNKNOWN_FREQUENCY, found), HIGHEST_FREQUENCY)
+    return np.minimum(np.where(own[at] == terms, frequencies[at], 0.0), HIGHEST_FREQUENCY)
