@@ -55,14 +55,14 @@ lab: setup ## Open JupyterLab
 	@$(BIN)/jupyter lab $(LAB_ARGS)
 
 test: setup ## Unit and integration tests, then the notebooks with the smoke preset
-	@$(PYTEST) tests/unit tests/integration -m "not slow and not gpu and not network"
+	@$(PYTEST) tests -m "not slow and not gpu and not network"
 	@if ls notebooks/*.ipynb > /dev/null 2>&1; then \
 	  echo "notebooks, preset smoke:"; \
 	  BIOMNI_PRESET=smoke $(PYTEST) --nbval --nbval-current-env --timeout 600 notebooks; \
 	fi
 
 test-slow: setup ## The tests that take minutes
-	@$(PYTEST) tests/unit tests/integration -m "slow and not gpu and not network" --timeout 1800
+	@$(PYTEST) tests -m "slow and not gpu and not network" --timeout 1800
 
 check: setup ## The house rules: lint, format, types, floors, notebooks, repository
 	@broken=; rule() { echo "$$1"; shift; "$$@" || broken=1; }; \
