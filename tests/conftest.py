@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 # Set before torch is imported anywhere: two busy processes on two cores must not spin.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -15,6 +15,9 @@ import pytest
 from hypothesis import settings
 
 from biomni_lib.config import RunConfig, load_config
+
+if TYPE_CHECKING:
+    from biomni_lib.lake import Lake
 
 settings.register_profile("house", deadline=None, max_examples=50)
 settings.load_profile("house")
@@ -34,3 +37,21 @@ def make_config(tmp_path: Path) -> Callable[..., RunConfig]:
 def config(make_config: Callable[..., RunConfig]) -> RunConfig:
     """The smoke preset in the test's own folder."""
     return make_config()
+
+
+@pytest.fixture(scope="session")
+def lake_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A lake built once for all tests; read only."""
+    from biomni_lib.lake import build_lake
+
+    folder = tmp_path_factory.mktemp("shared") / "lake"
+    build_lake(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def lake(lake_dir: Path) -> "Lake":
+    """That lake, opened."""
+    from biomni_lib.lake import Lake
+
+    return Lake.open(lake_dir)
