@@ -69,7 +69,7 @@ class Learner:
         self.version = 0
         self.skipped = 0
         self.skipped_in_row = 0
-        self._fresh_difference: float | None = None
+        self._fresh_differences: list[float] = []
 
     def step(self, groups: Sequence[Group]) -> dict[str, float]:
         """Train on one batch; the version rises by one even when every update was skipped.
@@ -83,13 +83,13 @@ class Learner:
         samples = self._samples(groups)
         used = [self._weigh(part) for part in _split(samples, self.recipe.optimizer_steps)]
         sums: dict[str, float] = defaultdict(float)
-        self._fresh_difference = None
+        self._fresh_differences = []
         self._fill_fixed_logprobs([sample for part in used for sample in part])
         norms = [self._update(part, sums) for part in used if part]
         self.version += 1
         metrics = _means(sums) | {"optim/lr": self.config.rl.learning_rate, "optim/skipped": float(self.skipped)}
-        if self._fresh_difference is not None:
-            metrics["policy/fresh_abs_diff_max"] = self._fresh_difference
+        if self._fresh_differences:
+            metrics["policy/fresh_abs_diff_max"] = max(self._fresh_differences)
         return metrics | ({"optim/grad_norm": float(np.mean(norms))} if norms else {})
 
     def logprobs(self, samples: Sequence[Sample], model: Any | None = None) -> tuple[list[Tensor], list[Tensor]]:
@@ -236,7 +236,7 @@ class Learner:
     def _compare_fresh(self, batch: Sequence[Sample], difference: Tensor) -> None:
         fresh = difference[_per_token(batch, [float(s.versions.min() == self.version) for s in batch]) > 0]
         if len(fresh):
-            self._fresh_difference = max(self._fresh_difference or 0.0, float(fresh.max()))
+            self._fresh_differences.append(float(fresh.max()))
 
 
 def to_sample(trajectory: Trajectory, advantage: float) -> Sample:

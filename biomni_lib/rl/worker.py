@@ -183,7 +183,7 @@ def main(descriptor: int) -> int:
     torch.set_num_threads(spec.config.engine.threads)
     try:
         asyncio.run(_run(connection, spec))
-    except Exception as error:  # the process's boundary: the driver must learn of every failure
+    except Exception as error:  # noqa: BLE001  the process's boundary: the driver must learn of every failure
         traceback.print_exc()
         with contextlib.suppress(OSError):
             connection.send(("failed", _failure(error)))
