@@ -17,6 +17,7 @@ from biomni_lib.figures.style import (
     COLUMN_WIDTH_IN,
     GREEN,
     INK,
+    MARKERS,
     MUTED,
     PAGE_WIDTH_IN,
     VERMILION,
@@ -113,15 +114,15 @@ def staleness(table: pd.DataFrame, *, width_in: float = COLUMN_WIDTH_IN) -> Figu
 
 def _curves(ax: Axes, metrics: pd.DataFrame, lines: Lines, what: str) -> None:
     require(metrics, ["step", *lines], what)
-    for column, (label, colour) in lines.items():
+    for (column, (label, colour)), shape in zip(lines.items(), MARKERS, strict=False):
         known = require(metrics.dropna(subset=[column]), [column], f"{what}, {column}").sort_values("step")
         seeds = [part for _, part in known.groupby("seed")] if "seed" in known else [known]
         mean = known.groupby("step")[column].mean()
         if len(seeds) > 1:
             for part in seeds:
                 _ = ax.plot(part["step"], part[column], color=colour, alpha=0.4, linewidth=0.7)
-        marker = "o" if len(mean) <= 40 else ""
-        _ = ax.plot(mean.index, mean, color=colour, label=label, marker=marker, markersize=2.2)
+        marker = shape if len(mean) <= 40 else ""
+        _ = ax.plot(mean.index, mean, color=colour, label=label, marker=marker, markersize=2.6)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     ax.set_xlabel("Learner step")
     ax.spines["left"].set_color(MUTED)
