@@ -9,6 +9,7 @@ What the machine refuses is an `IsolationError` that says which step and the rem
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -84,6 +85,12 @@ def _unshare_mapped_from_outside(namespaces: int, proc: int, identity_map: str) 
         raise PermissionError("the user map cannot be written")
 
 
+def _settle_in(folder: str) -> None:
+    """Make a folder the working, home and temporary directory."""
+    os.chdir(folder)
+    os.environ["HOME"] = os.environ["TMPDIR"] = tempfile.tempdir = folder
+
+
 class StrictIsolation:
     """Namespaces, minimal root, filter and limits; one object lives through launcher, zygote and sessions.
 
@@ -144,6 +151,7 @@ class StrictIsolation:
             identity_map = f"{_INSIDE_SESSION} {identity} 1"
             _write_identity_maps(self._proc, "self", identity_map, identity_map)
             root.mount_scratch(self._limits.scratch_mb)
+            _settle_in(root.SCRATCH)
         with _step("limits and capabilities"):
             apply_limits(self._limits, self._baseline)
             kernel.drop_capabilities()
@@ -186,8 +194,7 @@ class ProcessIsolation:
         os.setsid()
         folder = self._scratch_dir / str(os.getpid())
         folder.mkdir()
-        os.chdir(folder)
-        os.environ["HOME"] = os.environ["TMPDIR"] = str(folder)
+        _settle_in(str(folder))
         if sys.platform == "linux":
             kernel.die_with_parent(signal.SIGKILL)
         apply_limits(self._limits, self._baseline)

@@ -27,8 +27,9 @@ from biomni_lib.sandbox.kernel import (
     restrict_mount,
 )
 
-SCRATCH = "/tmp"
-"""The one writable place; also the working and home directory."""
+SCRATCH = "/sandbox"
+"""The one writable place; also the working and home directory, and `/tmp` unless the host's lake or Python is there."""
+_SCRATCH_LINKS = ("/tmp", "/var/tmp", "/dev/shm")
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc/ld.so.cache", "/etc/alternatives")
 _PREFIX_PARTS = ("bin", "lib", "lib64", "pyvenv.cfg")
 _DEVICES = ("null", "zero", "full", "random", "urandom")
@@ -87,7 +88,10 @@ def _bind_package() -> None:
 def _make_folders() -> None:
     for folder in (SCRATCH, "/dev", "/etc"):
         os.makedirs(folder, exist_ok=True)
-    os.symlink(SCRATCH, "/dev/shm")
+    for link in _SCRATCH_LINKS:
+        if not os.path.lexists(link):
+            os.makedirs(os.path.dirname(link), exist_ok=True)
+            os.symlink(SCRATCH, link)
     for device in _DEVICES:
         _bind(f"/dev/{device}", ATTR_RDONLY | ATTR_NOSUID | ATTR_NOEXEC)
     Path("/etc/passwd").write_text(f"sandbox:x:1000:1000::{SCRATCH}:/bin/sh\n")
@@ -114,6 +118,5 @@ def enter_minimal_root(lake_dir: Path | None) -> None:
 
 
 def mount_scratch(size_mb: int) -> None:
-    """Give this process, in its own mount namespace, an empty private scratch space and enter it."""
+    """Give this process, in its own mount namespace, an empty private scratch space."""
     mount("tmpfs", SCRATCH, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, f"size={size_mb}m,nr_inodes={_INODES},mode=700")
-    os.chdir(SCRATCH)

@@ -273,7 +273,6 @@ def _clean_environment(provider: str) -> dict[str, str]:
     threads = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL", "ARROW_IO", "NUMEXPR")}
     return {
         "PATH": "/usr/bin:/bin",
-        "HOME": "/tmp",
         "LANG": "C.UTF-8",
         "MPLBACKEND": "Agg",
         "PYTHONPATH": os.pathsep.join(_import_folders(provider)),
