@@ -38,7 +38,8 @@ class _Case:
     def __init__(self, prompt: str) -> None:
         lines = dict(line.split(": ", 1) for line in prompt.splitlines() if ": " in line)
         self.findings = lines["Phenotypes"]
-        self.excluded = lines.get("Excluded phenotypes", "")
+        excluded = lines.get("Excluded phenotypes", "none")
+        self.excluded = "" if excluded == "none" else excluded
         self.genes = lines["Candidate genes"]
         self.wants_disease = "OMIM_ID" in lines["Output format"]
 
@@ -149,9 +150,3 @@ def strategy_script(strategy: str) -> Script:
 
     return script
 
-
-def draw_strategy(rng: np.random.Generator) -> str:
-    """A strategy, drawn as the mixed teacher does."""
-    names = list(STRATEGIES)
-    weights = np.array([STRATEGIES[name] for name in names])
-    return str(rng.choice(names, p=weights / weights.sum()))

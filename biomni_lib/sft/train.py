@@ -1,0 +1,166 @@
+"""Supervised fine-tuning on accepted trajectories: the loss is on the tokens that the teacher wrote, nothing else.
+
+The ledger's ids are trained on as they are. Batches hold trajectories of like length, padded on the right, so causal
+attention needs no mask. The order of batches follows from the seed, so an interrupted run goes on as if it had not
+been interrupted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from biomni_lib.agent.ledger import Trajectory
+from biomni_lib.config import RunConfig
+from biomni_lib.errors import DataError, TrainingError
+from biomni_lib.provenance import atomic_path
+from biomni_lib.rl.logprobs import token_logprobs
+from biomni_lib.sft.muon import Muon
+
+CHECKPOINT_EVERY = 50
+BETAS = (0.9, 0.95)
+OnStep = Callable[[dict[str, float]], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """One trajectory to learn: ids (length,) cut after its last written token, mask (length,) True where written."""
+
+    ids: Tensor
+    mask: Tensor
+
+
+def to_example(trajectory: Trajectory) -> Example:
+    """The part of a ledger that carries loss or leads up to it. Raises: DataError when nothing was written."""
+    written = np.flatnonzero(trajectory.loss_mask)
+    if not len(written):
+        raise DataError(f"trajectory {trajectory.task}/{trajectory.instance_id} has no written token to learn from")
+    end = int(written[-1]) + 1
+    return Example(torch.from_numpy(trajectory.token_ids[:end]).long(), torch.from_numpy(trajectory.loss_mask[:end]))
+
+
+def batch_order(lengths: Sequence[int], batch_size: int, epoch: int, seed: int) -> list[list[int]]:
+    """Batches of examples of like length, in a seeded order; every example once an epoch.
+
+    Returns: lists of positions in `lengths`; only the last of the sorted lists may be shorter than `batch_size`.
+    """
+    rng = np.random.default_rng(np.random.SeedSequence([seed, epoch]))
+    jittered = np.asarray(lengths) + rng.uniform(0, 32, len(lengths))
+    order = np.argsort(jittered, kind="stable").tolist()
+    batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+    return [batches[i] for i in rng.permutation(len(batches))]
+
+
+def pad(examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
+    """Ids and mask, (batch, longest), padded on the right with id 0 and False."""
+    ids = torch.nn.utils.rnn.pad_sequence([e.ids for e in examples], batch_first=True)
+    mask = torch.nn.utils.rnn.pad_sequence([e.mask for e in examples], batch_first=True)
+    return ids, mask
+
+
+def masked_loss(model: Any, ids: Tensor, mask: Tensor) -> Tensor:
+    """Mean negative log-likelihood of the masked tokens given what is before them.
+
+    Args:
+        model: a causal language model with `.model` and `.lm_head`. ids: (batch, length). mask: the same shape.
+    """
+    hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state
+    rows = mask[:, 1:]
+    logprobs, _ = token_logprobs(hidden[:, :-1][rows], model.lm_head.weight, ids[:, 1:][rows], 1.0)
+    return -logprobs.mean()
+
+
+class SftTrainer:
+    """Trains a model on examples, step by step, with checkpoints.
+
+    Args:
+        model: changed in place. examples: from `to_example`. config: `sft` and `seed`.
+        checkpoint: file to save to and, when it is there, to go on from.
+    """
+
+    def __init__(self, model: Any, examples: Sequence[Example], config: RunConfig, checkpoint: Path) -> None:
+        if not examples:
+            raise DataError("SFT has no accepted trajectory to learn from; raise teacher.instances or samples")
+        self.model, self.examples, self.config, self.checkpoint = model.train(), examples, config, checkpoint
+        lengths = [len(example.ids) for example in examples]
+        sft = config.sft
+        epochs = (batch_order(lengths, sft.batch_size, epoch, config.seed) for epoch in range(sft.epochs))
+        self.batches = [batch for epoch in epochs for batch in epoch]
+        matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n and "lm_head" not in n]
+        chosen = {id(p) for p in matrices}
+        others = [p for p in model.parameters() if id(p) not in chosen]
+        self.optimizers: list[torch.optim.Optimizer] = [
+            Muon(matrices, lr=sft.lr_muon),
+            torch.optim.AdamW(others, lr=sft.lr_adamw, betas=BETAS, weight_decay=0.0),
+        ]
+        self.step_number = 0
+        if checkpoint.is_file():
+            self._restore()
+
+    def train(self, on_step: OnStep | None = None) -> None:
+        """Run the steps that are left; `on_step` gets step, loss, tokens_per_s, seconds_left.
+
+        Raises: TrainingError when the loss is not finite.
+        """
+        torch.set_num_threads(self.config.sft.threads)
+        began, first = time.monotonic(), self.step_number
+        while self.step_number < len(self.batches):
+            metrics = self.step()
+            rate = (time.monotonic() - began) / (self.step_number - first)
+            if on_step is not None:
+                on_step({**metrics, "seconds_left": rate * (len(self.batches) - self.step_number)})
+            if self.step_number % CHECKPOINT_EVERY == 0:
+                self._save()
+
+    def step(self) -> dict[str, float]:
+        """One optimizer step on the next batch."""
+        began = time.monotonic()
+        ids, mask = pad([self.examples[i] for i in self.batches[self.step_number]])
+        loss = masked_loss(self.model, ids, mask)
+        if not torch.isfinite(loss):
+            raise TrainingError(f"SFT loss is {loss.item()} at step {self.step_number}; lower sft.lr_muon or lr_adamw")
+        loss.backward()  # type: ignore[no-untyped-call]
+        share = self._schedule()
+        for optimizer, rate in zip(self.optimizers, (self.config.sft.lr_muon, self.config.sft.lr_adamw), strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = rate * share
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        self.step_number += 1
+        seconds = time.monotonic() - began
+        return {
+            "step": self.step_number,
+            "sft/loss": loss.item(),
+            "optim/lr_share": share,
+            "perf/tokens_per_s": ids.numel() / seconds,
+        }
+
+    def _schedule(self) -> float:
+        """Share of the peak learning rate: linear warm-up, then linear decay to zero."""
+        warmup, total = self.config.sft.warmup_steps, len(self.batches)
+        rising = (self.step_number + 1) / max(1, warmup)
+        falling = (total - self.step_number) / max(1, total - warmup)
+        return min(1.0, rising, falling)
+
+    def _save(self) -> None:
+        state = {
+            "step": self.step_number,
+            "model": self.model.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+        }
+        with atomic_path(self.checkpoint) as temporary:
+            torch.save(state, temporary)
+
+    def _restore(self) -> None:
+        state = torch.load(self.checkpoint, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.step_number = state["step"]
