@@ -32,7 +32,7 @@ def derive_gene_table(source: Path, symbols: Iterable[str]) -> bytes:
     Returns: a gzip file (fixed time stamp), tab separated with a header row, sorted by Ensembl id.
     Raises: DataError when the file is not such a cache.
     """
-    wanted, kept = set(symbols), {}
+    wanted, kept = set(symbols), dict[str, tuple[int, str, int, int, str]]()
     try:
         lines = gzip.decompress(source.read_bytes()).decode("utf-8").splitlines()
         for chromosome, start, length, slim_id, symbol, description, *_ in csv.reader(
@@ -47,8 +47,8 @@ def derive_gene_table(source: Path, symbols: Iterable[str]) -> bytes:
     text = io.StringIO()
     writer = csv.writer(text, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_NONE, quotechar=None)
     writer.writerow(COLUMNS)
-    for symbol, (slim_id, chromosome, start, length, description) in sorted(kept.items(), key=lambda item: item[1]):
-        writer.writerow((symbol, f"ENSG{slim_id:011d}", chromosome, start, length, description))
+    for symbol, (number, *rest) in sorted(kept.items(), key=lambda item: item[1]):
+        writer.writerow((symbol, f"ENSG{number:011d}", *rest))
     return gzip.compress(text.getvalue().encode("utf-8"), compresslevel=9, mtime=0)
 
 

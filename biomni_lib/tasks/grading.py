@@ -36,7 +36,7 @@ def grade(task_name: str, answer: str | None, gold: str, *, strict: bool = False
 
 
 def grade_disease(answer: str, gold: str, strict: bool = False) -> float:
-    """1.0 when the answer's OMIM_ID is the gold's: `154700`, `"154700"` or `"OMIM:154700"`. One id, so always strict."""
+    """1.0 when the answer's OMIM_ID is the gold's: `154700`, `"154700"` or `"OMIM:154700"`; a list of ids is wrong."""
     right, given = (_omim(_object(text).get("OMIM_ID")) for text in (gold, answer))
     return float(right is not None and given == right)
 
@@ -75,8 +75,9 @@ def _literal(text: str) -> object:
         return None
     try:
         tree = ast.parse(text, mode="eval").body
-        if not isinstance(tree, ast.Dict) or not all(isinstance(key, ast.Constant) for key in tree.keys):
+        if not isinstance(tree, ast.Dict):
             return None
+        keys = [key.value for key in tree.keys if isinstance(key, ast.Constant)]
         return _unique(
             [(key.value, ast.literal_eval(value)) for key, value in zip(tree.keys, tree.values, strict=True)]
         )

@@ -95,7 +95,7 @@ class RareDiseaseDiagnosis(PhenotypeTask):
         return instance.gold
 
     def baselines(self) -> dict[str, Callable[[Instance], str]]:
-        """Random disease of a random candidate; best for the most telling term; best overlap; overlap and exclusions."""
+        """Heuristics over all diseases of the candidate genes; see `baselines`."""
         return baselines.disease_baselines(self.lake)
 
     def _gold(self, patient: Patient) -> str:
@@ -116,7 +116,7 @@ class PatientGeneDetection(PhenotypeTask):
         return json.dumps({"causal_gene": instance.gold.split(",")})
 
     def baselines(self) -> dict[str, Callable[[Instance], str]]:
-        """Random candidate; best for the most telling term; best overlap; overlap and exclusions."""
+        """Heuristics over the candidate genes; see `baselines`."""
         return baselines.gene_baselines(self.lake)
 
     def _gold(self, patient: Patient) -> str:

@@ -1,17 +1,15 @@
 """The tools: small functions over the lake that the agent's code composes.
 
-Each takes ids as strings, returns plain lists, dicts or numbers that print short, and raises ValueError with a short
-message for an id it does not know. None takes the prompt or a list of candidates: comparing is the agent's work. The
-first argument, the lake, is bound by `tool_functions` and is not part of what the agent sees.
+Each takes ids as strings (an OMIM number also as an integer, a list of one id also as the bare id), returns plain
+lists, dicts or numbers that print short, and raises ValueError with a short message for an id it does not know. None
+takes the prompt or a list of candidates: comparing is the agent's work. The first argument, the lake, is bound by
+`tool_functions` and is not part of what the agent sees.
 """
-
-import re
-from collections.abc import Sequence
 
 import numpy as np
 
 from biomni_lib.lake import Lake
-from biomni_lib.lake.store import Profiles
+from biomni_lib.lake.store import Profiles, Strings
 from biomni_lib.tools.scoring import expected_frequencies, overlap, overlap_with_all, shown_terms
 
 
@@ -21,7 +19,7 @@ def search_terms(lake: Lake, text: str, top: int = 5) -> list[tuple[str, str]]:
     Args:
         text: words, upper or lower case. top: most results.
     Returns: [(HPO id, name), ...].
-    Example: search_terms("low blood sugar") -> [("HP:0001943", "Hypoglycemia")]
+    Example: search_terms("low blood sugar", top=1) -> [("HP:0001943", "Hypoglycemia")]
     """
     words = str(text).lower().split()
     if not words:
@@ -63,18 +61,18 @@ def ancestors(lake: Lake, id: str) -> list[str]:
     return [lake.term_id(a) for a in above[np.argsort(-lake.ic[above], kind="stable")]]
 
 
-def information_content(lake: Lake, ids: str | Sequence[str]) -> list[float]:
+def information_content(lake: Lake, ids: list[str]) -> list[float]:
     """How telling HPO terms are: -ln of the share of OMIM diseases that show the term.
 
     Args:
         ids: one HPO id or a list.
     Returns: one number in nats for each id, in order; 0 for the root, about 9 for the rarest.
-    Example: information_content(["HP:0000118", "HP:0001943"]) -> [0.0, 3.3]
+    Example: information_content(["HP:0000118", "HP:0001943"]) -> [0.0, 3.87]
     """
     return [round(float(value), 2) for value in lake.ic[_term_rows(lake, ids)]]
 
 
-def diseases_for_terms(lake: Lake, ids: str | Sequence[str], top: int = 5) -> list[tuple[str, float]]:
+def diseases_for_terms(lake: Lake, ids: list[str], top: int = 5) -> list[tuple[str, float]]:
     """The OMIM diseases, of all known, whose profiles explain some findings best.
 
     Args:
@@ -86,7 +84,7 @@ def diseases_for_terms(lake: Lake, ids: str | Sequence[str], top: int = 5) -> li
     return [(lake.omim(row), round(float(scores[row]), 3)) for row in _best(scores, top)]
 
 
-def genes_for_terms(lake: Lake, ids: str | Sequence[str], top: int = 5) -> list[tuple[str, float]]:
+def genes_for_terms(lake: Lake, ids: list[str], top: int = 5) -> list[tuple[str, float]]:
     """The genes, of all known, whose diseases together explain some findings best.
 
     Args:
@@ -98,7 +96,7 @@ def genes_for_terms(lake: Lake, ids: str | Sequence[str], top: int = 5) -> list[
     return [(lake.ensembl_id(row), round(float(scores[row]), 3)) for row in _best(scores, top)]
 
 
-def disease_profile(lake: Lake, omim: str | int, top: int = 8) -> dict[str, object]:
+def disease_profile(lake: Lake, omim: str, top: int = 8) -> dict[str, object]:
     """Name and most frequent findings of a disease.
 
     Args:
@@ -141,7 +139,7 @@ def diseases_of_gene(lake: Lake, ensg: str) -> list[str]:
     return [lake.omim(row) for row in lake.diseases_of[lake.gene_row(ensg)]]
 
 
-def genes_of_disease(lake: Lake, omim: str | int) -> list[str]:
+def genes_of_disease(lake: Lake, omim: str) -> list[str]:
     """Ensembl ids of the genes linked to a disease.
 
     Args:
@@ -152,7 +150,7 @@ def genes_of_disease(lake: Lake, omim: str | int) -> list[str]:
     return [lake.ensembl_id(row) for row in lake.genes_of[lake.disease_row(omim)]]
 
 
-def match_score(lake: Lake, ids: str | Sequence[str], entity: str | int) -> float:
+def match_score(lake: Lake, ids: list[str], entity: str) -> float:
     """How much of some findings' information one disease or gene explains.
 
     Args:
@@ -164,14 +162,14 @@ def match_score(lake: Lake, ids: str | Sequence[str], entity: str | int) -> floa
     return round(overlap(lake, _term_rows(lake, ids), shown_terms(profiles, row)), 3)
 
 
-def contradictions(lake: Lake, ids: str | Sequence[str], entity: str | int) -> float:
+def contradictions(lake: Lake, ids: list[str], entity: str) -> float:
     """How strongly findings that a patient does not have speak against one disease or gene.
 
     Args:
         ids: one HPO id or a list, the excluded findings. entity: OMIM number or Ensembl id.
     Returns: the sum of the frequencies with which the entity shows them: 0 (none is expected) to nearly the number of
         ids (all are always there); a finding of unknown frequency counts 0.5.
-    Example: contradictions(["HP:0001166"], "154700") -> 0.6
+    Example: contradictions(["HP:0001166"], "154700") -> 0.629
     """
     profiles, row = _entity(lake, entity)
     return round(float(expected_frequencies(profiles, row, _term_rows(lake, ids)).sum()), 3)
@@ -193,12 +191,14 @@ TOOLS = (
 )
 
 
-def _term_rows(lake: Lake, ids: str | Sequence[str]) -> np.ndarray:
-    listed = [ids] if isinstance(ids, str) else list(ids)
+def _term_rows(lake: Lake, ids: list[str] | str) -> np.ndarray:
+    listed = [ids] if isinstance(ids, str) else ids
+    if not isinstance(listed, list | tuple | set):
+        raise ValueError(f"ids must be a list of HPO ids, not {type(ids).__name__}")
     return np.array([lake.term_row(id) for id in listed], np.int64)
 
 
-def _entity(lake: Lake, entity: str | int) -> tuple[Profiles, int]:
+def _entity(lake: Lake, entity: str) -> tuple[Profiles, int]:
     if isinstance(entity, str) and entity.strip().upper().startswith("ENSG"):
         return lake.gene_closure, lake.gene_row(entity)
     return lake.disease_closure, lake.disease_row(entity)
@@ -229,16 +229,21 @@ def _count(top: int) -> int:
 
 def _matching_terms(lake: Lake, words: list[str]) -> list[int]:
     """Term rows whose name or one synonym holds every word; exact names first, then short ones."""
-    longest, query, ranks = max(words, key=len), " ".join(words), {}
-    for strings, owners in ((lake.term_names, None), (lake.synonyms, lake.synonym_terms)):
-        hits = {
-            int(np.searchsorted(strings.starts, match.start(), side="right")) - 1
-            for match in re.finditer(re.escape(longest.encode()), strings.data, re.IGNORECASE)
-        }
-        for hit in sorted(hits):
-            label = strings[hit].lower()
+    query, ranks = " ".join(words), dict[int, tuple[bool, bool, int, int]]()
+    for is_synonym, labels in ((False, lake.term_names_lower), (True, lake.synonyms_lower)):
+        for hit in _labels_with(labels, max(words, key=len)):
+            label = labels[hit]
             if all(word in label for word in words):
-                row = hit if owners is None else int(owners[hit])
-                rank = (label != query, owners is not None, len(label), row)
+                row = int(lake.synonym_terms[hit]) if is_synonym else hit
+                rank = (label != query, is_synonym, len(label), row)
                 ranks[row] = min(rank, ranks.get(row, rank))
     return [row for row in sorted(ranks, key=ranks.__getitem__) if lake.phenotypic[row]]
+
+
+def _labels_with(labels: Strings, word: str) -> list[int]:
+    """Rows of the labels that hold a word, ascending."""
+    sought, rows, at = word.encode("utf-8"), [], -1
+    while (at := labels.data.find(sought, at + 1)) >= 0:
+        rows.append(int(np.searchsorted(labels.starts, at, side="right")) - 1)
+        at = int(labels.starts[rows[-1] + 1]) - 1
+    return rows

@@ -1,0 +1,69 @@
+"""What a lake holds and where it came from: `manifest.json` in the lake's folder."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from biomni_lib.errors import DataError
+from biomni_lib.provenance import file_sha256
+
+MANIFEST = "manifest.json"
+ARRAYS = "arrays.npz"
+LAKE_FORMAT = 1
+"""Raised whenever a table or array changes its content or meaning, so that an older lake is refused."""
+REMEDY = "run `make data` to build the lake again"
+
+
+@dataclass(frozen=True)
+class TableEntry:
+    """One table: its file, its checksum and where its content comes from."""
+
+    file: str
+    sha256: str
+    rows: int
+    columns: list[str]
+    source: str
+    url: str
+    version: str
+    licence: str
+
+
+@dataclass(frozen=True)
+class LakeManifest:
+    """What the lake holds; `manifest.json` in the lake's folder."""
+
+    format: int
+    tables: dict[str, TableEntry]
+    sources: dict[str, str]
+    """Raw file name to sha256."""
+    arrays_sha256: str
+    """Of the arrays that `Lake.open` loads; they repeat the tables, arranged for fast look-up."""
+
+
+def read_lake_manifest(lake_dir: Path) -> LakeManifest:
+    """The manifest of a built lake. Raises: DataError when it is missing, broken or of another format."""
+    path = Path(lake_dir) / MANIFEST
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        tables = {name: TableEntry(**entry) for name, entry in raw["tables"].items()}
+        manifest = LakeManifest(raw["format"], tables, raw["sources"], raw["arrays_sha256"])
+    except FileNotFoundError:
+        raise DataError(f"no lake at {lake_dir}; {REMEDY}") from None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DataError(f"lake manifest {path} is broken ({error}); {REMEDY}") from None
+    if manifest.format != LAKE_FORMAT:
+        raise DataError(f"lake {lake_dir} has format {manifest.format}, this library reads {LAKE_FORMAT}; {REMEDY}")
+    return manifest
+
+
+def verify_files(lake_dir: Path, manifest: LakeManifest) -> None:
+    """Check every file of a lake against its checksum. Raises: DataError naming the file that is missing or altered."""
+    expected = {entry.file: entry.sha256 for entry in manifest.tables.values()} | {ARRAYS: manifest.arrays_sha256}
+    for name, sha256 in expected.items():
+        path = Path(lake_dir) / name
+        try:
+            digest = file_sha256(path)
+        except OSError:
+            raise DataError(f"lake file {path} is missing or unreadable; {REMEDY}") from None
+        if digest != sha256:
+            raise DataError(f"lake file {path} has sha256 {digest[:12]}, not {sha256[:12]}; {REMEDY}")
