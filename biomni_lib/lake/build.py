@@ -38,8 +38,7 @@ def build_lake(lake_dir: Path, progress: Callable[[str], None] | None = None) ->
 
     say = progress or (lambda message: None)
     lake_dir = Path(lake_dir)
-    if lake_dir.exists() and not lake_dir.is_dir():
-        raise DataError(f"{lake_dir} is a file, not a lake's folder; remove it, then {REMEDY}")
+    _refuse_other_folders(lake_dir)
     lake_dir.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{lake_dir.name}-", dir=lake_dir.parent))
     try:
@@ -86,13 +85,20 @@ def _write_tables(tables: dict[str, tuple["pa.Table", Source]], folder: Path) ->
     return manifest
 
 
+def _refuse_other_folders(lake_dir: Path) -> None:
+    """What is to be replaced must be a lake and nothing else."""
+    if lake_dir.exists() and not lake_dir.is_dir():
+        raise DataError(f"{lake_dir} is a file, not a lake's folder; remove it, then {REMEDY}")
+    strangers = [path.name for path in lake_dir.iterdir()] if lake_dir.exists() else []
+    strangers = [name for name in strangers if not name.endswith(".parquet") and name not in (MANIFEST, ARRAYS)]
+    if strangers:
+        raise DataError(f"{lake_dir} holds {strangers[0]!r}, no part of a lake; name another folder for the lake")
+
+
 def _move_into_place(staging: Path, lake_dir: Path) -> None:
     """Swap folders; a reader that holds the old files open keeps them."""
     staging.chmod(0o755)
     if lake_dir.exists():
-        strangers = [p.name for p in lake_dir.iterdir() if p.suffix != ".parquet" and p.name not in (MANIFEST, ARRAYS)]
-        if strangers:
-            raise DataError(f"{lake_dir} holds {strangers[0]!r}, no part of a lake; name another folder for the lake")
         retired = Path(tempfile.mkdtemp(prefix=f".{lake_dir.name}-old-", dir=lake_dir.parent))
         os.replace(lake_dir, retired / "lake")
         os.replace(staging, lake_dir)

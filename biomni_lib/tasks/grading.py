@@ -78,9 +78,7 @@ def _literal(text: str) -> object:
         if not isinstance(tree, ast.Dict):
             return None
         keys = [key.value for key in tree.keys if isinstance(key, ast.Constant)]
-        return _unique(
-            [(key.value, ast.literal_eval(value)) for key, value in zip(tree.keys, tree.values, strict=True)]
-        )
+        return _unique(list(zip(keys, map(ast.literal_eval, tree.values), strict=True)))
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         return None
 

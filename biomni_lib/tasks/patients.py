@@ -57,16 +57,18 @@ class PatientSimulator:
         counts = [len(shown_terms(lake.disease_profiles, row)) for row in split.diseases]
         self.diseases = split.diseases[np.array(counts) >= FEWEST_FINDINGS]
         self.noise_terms = np.flatnonzero((lake.annotated > 0) & lake.phenotypic & (lake.ic >= LEAST_INFORMATION))
-        links = split.links[np.isin(split.links[:, 1], self.diseases)]
-        self.genes = np.unique(links[:, 0])
-        self._profiles = _unit_profiles(lake, self.genes)
+        self._eligible = np.zeros(len(lake.omims), bool)
+        self._eligible[self.diseases] = True
+        self.genes = np.unique(split.links[self._eligible[split.links[:, 1]], 0])
+        self.similarity = gene_similarity(lake, self.genes)
 
     def draw(self, rng: np.random.Generator) -> Patient:
         """One patient. The candidates are drawn first and the causal gene uniformly among them, so that nothing about
         the candidates alone, such as how much is known of each, says which one it is."""
         candidates = self._candidates(rng)
         gene = int(rng.choice(candidates))
-        disease = int(rng.choice(np.intersect1d(self.lake.diseases_of[gene], self.diseases)))
+        own = self.lake.diseases_of[gene]
+        disease = int(rng.choice(own[self._eligible[own]]))
         terms = self._terms(disease, rng)
         excluded = self._excluded(disease, terms, candidates, rng)
         return Patient(disease, gene, tuple(terms), tuple(excluded), tuple(rng.permutation(candidates).tolist()))
@@ -74,25 +76,26 @@ class PatientSimulator:
     def _candidates(self, rng: np.random.Generator) -> np.ndarray:
         """Gene rows of the most alike of some sets of similar genes."""
         sets = [self._alike(rng) for _ in range(SETS_DRAWN)]
-        likeness = [np.square(self._profiles[chosen].sum(axis=0)).sum() for chosen in sets]
+        likeness = [self.similarity[np.ix_(chosen, chosen)].sum() for chosen in sets]
         return self.genes[sets[int(np.argmax(likeness))]]
 
     def _alike(self, rng: np.random.Generator) -> list[int]:
         """Positions in `genes` of a random one and its most similar others in a pool; no two share a disease."""
-        pool = rng.choice(len(self.genes), size=min(GENE_POOL, len(self.genes)), replace=False)
-        anchor = int(pool[0])
-        chosen, diseases = [anchor], set(self.lake.diseases_of[self.genes[anchor]].tolist())
-        similarity = self._profiles[pool] @ self._profiles[[anchor]].toarray()[0]
-        for other in pool[np.argsort(-similarity, kind="stable")].tolist():
-            own = set(self.lake.diseases_of[self.genes[other]].tolist())
-            if not own & diseases:
+        pool = rng.permutation(len(self.genes))[:GENE_POOL]
+        chosen, diseases = [int(pool[0])], set(self._diseases_of(int(pool[0])))
+        nearest = pool[1:][np.argsort(-self.similarity[pool[0], pool[1:]], kind="stable")]
+        for other in nearest.tolist():
+            if diseases.isdisjoint(self._diseases_of(other)):
                 chosen.append(other)
-                diseases |= own
+                diseases.update(self._diseases_of(other))
             if len(chosen) == self.config.candidates:
                 return chosen
         raise ConfigError(
             f"data.candidates = {self.config.candidates} is more than split {self.split.name} can offer; lower it"
         )
+
+    def _diseases_of(self, position: int) -> list[int]:
+        return self.lake.diseases_of[self.genes[position]].tolist()
 
     def _terms(self, disease: int, rng: np.random.Generator) -> list[int]:
         """Findings by frequency without replacement, some made imprecise, then noise; no finding twice."""
@@ -143,9 +146,15 @@ class PatientSimulator:
         return any(term in self.lake.ancestors[noted] for noted in terms)
 
 
-def _unit_profiles(lake: Lake, genes: np.ndarray) -> csr_array:
-    """(genes, terms) information content of the terms that each gene's closure shows, every row of length 1."""
+def gene_similarity(lake: Lake, genes: np.ndarray) -> np.ndarray:
+    """How alike the findings of genes' diseases are.
+
+    Args:
+        genes: (n,) gene rows.
+    Returns: (n, n) cosine, 0 to 1, of vectors with the information content of every term that a gene's closure shows.
+    """
     rows = [shown_terms(lake.gene_closure, gene) for gene in genes]
     starts = np.concatenate([[0], np.cumsum([len(row) for row in rows])])
     values = [lake.ic[row] / np.linalg.norm(lake.ic[row]) for row in rows]
-    return csr_array((np.concatenate(values), np.concatenate(rows), starts), shape=(len(genes), len(lake.ic)))
+    unit = csr_array((np.concatenate(values), np.concatenate(rows), starts), shape=(len(genes), len(lake.ic)))
+    return (unit @ unit.T).toarray()

@@ -78,7 +78,7 @@ def diseases_for_terms(lake: Lake, ids: list[str], top: int = 5) -> list[tuple[s
     Args:
         ids: one HPO id or a list. top: most results.
     Returns: [(OMIM number, share of the findings' information explained, 0 to 1), ...], best first.
-    Example: diseases_for_terms(["HP:0002758", "HP:0001083"], top=1) -> [("600204", 1.0)]
+    Example: diseases_for_terms(["HP:0001645", "HP:0001657"], top=1) -> [("192500", 1.0)]
     """
     scores = overlap_with_all(lake, _term_rows(lake, ids), lake.disease_closure)
     return [(lake.omim(row), round(float(scores[row]), 3)) for row in _best(scores, top)]

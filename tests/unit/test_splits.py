@@ -1,0 +1,67 @@
+"""No disease and no gene in two splits, distractors included."""
+
+import numpy as np
+import pytest
+
+from biomni_lib.config import DataConfig
+from biomni_lib.lake import Lake
+from biomni_lib.tasks import Instance, get_task, task_names
+from biomni_lib.tasks.splits import HUB_LINKS, SHARES, SPLITS, Split, make_splits
+
+CONFIG = DataConfig(train_instances=300, dev_instances=150, heldout_instances=150)
+
+
+@pytest.fixture(scope="module")
+def splits(lake: Lake) -> dict[str, Split]:
+    return make_splits(lake)
+
+
+@pytest.fixture(scope="module")
+def instances(lake: Lake) -> dict[str, list[Instance]]:
+    tasks = [get_task(name, lake, CONFIG, seed=0) for name in task_names()]
+    return {split: [one for task in tasks for one in task.instances(split)] for split in SPLITS}
+
+
+PAIRS = [("train", "dev"), ("train", "heldout"), ("dev", "heldout")]
+
+
+@pytest.mark.parametrize(("left", "right"), PAIRS)
+def test_splits_share_nothing(splits: dict[str, Split], left: str, right: str) -> None:
+    assert not np.intersect1d(splits[left].genes, splits[right].genes).size
+    assert not np.intersect1d(splits[left].diseases, splits[right].diseases).size
+
+
+def test_links_stay_inside(lake: Lake, splits: dict[str, Split]) -> None:
+    """Every link of a gene in a split, unless it leads to a hub, leads to a disease of that split."""
+    hubs = np.flatnonzero(np.diff(lake.genes_of.starts) >= HUB_LINKS)
+    for split in splits.values():
+        linked = np.concatenate([lake.diseases_of[gene] for gene in split.genes])
+        assert set(linked) - set(hubs) <= set(split.diseases)
+
+
+def test_shares_are_met(splits: dict[str, Split]) -> None:
+    sizes = {name: len(split.genes) + len(split.diseases) for name, split in splits.items()}
+    for name, size in sizes.items():
+        assert size / sum(sizes.values()) == pytest.approx(SHARES[name], abs=0.02)
+
+
+@pytest.mark.parametrize(("left", "right"), PAIRS)
+def test_instances_share_no_gene_or_disease(
+    lake: Lake, instances: dict[str, list[Instance]], left: str, right: str
+) -> None:
+    def named(split: str) -> tuple[set[str], set[str]]:
+        genes = {gene for one in instances[split] for gene in one.meta["candidates"]}
+        own = {lake.omim(row) for gene in genes for row in lake.diseases_of[lake.gene_row(gene)]}
+        hubs = {lake.omim(row) for row in np.flatnonzero(np.diff(lake.genes_of.starts) >= HUB_LINKS)}
+        return genes, own - hubs
+
+    for mine, other in zip(named(left), named(right), strict=True):
+        assert mine and not mine & other
+
+
+def test_prompts_name_only_their_splits_genes(
+    lake: Lake, splits: dict[str, Split], instances: dict[str, list[Instance]]
+) -> None:
+    for name, split in splits.items():
+        genes = set(split.genes.tolist())
+        assert all(lake.gene_row(gene) in genes for one in instances[name] for gene in one.meta["candidates"])
