@@ -1,0 +1,119 @@
+"""Stage 1: the lake, and the instances of every task and split as files that the later stages read."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from biomni_lib.config import RunConfig
+from biomni_lib.errors import DataError
+from biomni_lib.lake import Lake, LakeManifest, build_lake, read_lake_manifest
+from biomni_lib.lake.manifest import MANIFEST
+from biomni_lib.provenance import Manifest, atomic_path
+from biomni_lib.stages.paths import paths
+from biomni_lib.stages.stage import StageRun, say
+from biomni_lib.tasks import Instance, Task, get_task, task_names
+from biomni_lib.tasks.splits import SPLITS, Split
+
+SCHEMA = pa.schema([(name, pa.string()) for name in ("task", "id", "prompt", "gold", "meta")])
+
+
+def open_lake(config: RunConfig) -> Lake:
+    """The lake of the run's folder, built when there is none. Raises: DataError when a file of it was altered."""
+    if not (config.lake_dir / MANIFEST).is_file():
+        build(config)
+    return Lake.open(config.lake_dir)
+
+
+def build(config: RunConfig) -> LakeManifest:
+    """Build the lake anew, whatever is there."""
+    return build_lake(config.lake_dir, lambda line: say(config, f"lake: {line}"))
+
+
+def lake_table(config: RunConfig) -> pd.DataFrame:
+    """What the lake holds: table, rows, source, version, licence."""
+    tables = read_lake_manifest(config.lake_dir).tables
+    rows = [{"table": name, **asdict(entry)} for name, entry in tables.items()]
+    return pd.DataFrame(rows)[["table", "rows", "source", "version", "licence"]]
+
+
+def open_tasks(config: RunConfig, lake: Lake) -> dict[str, Task]:
+    """Every task over the lake, by name."""
+    return {name: get_task(name, lake, config.data, config.seed) for name in task_names()}
+
+
+def shared_between_splits(splits: Mapping[str, Split]) -> pd.DataFrame:
+    """Diseases and genes that two splits have in common; all zero when nothing leaks."""
+    pairs = [(a, b) for number, a in enumerate(SPLITS) for b in SPLITS[number + 1 :]]
+    rows = [
+        {"splits": f"{a} and {b}"}
+        | {kind: len(set(getattr(splits[a], kind)) & set(getattr(splits[b], kind))) for kind in ("diseases", "genes")}
+        for a, b in pairs
+    ]
+    return pd.DataFrame(rows)
+
+
+def baseline_scores(tasks: Mapping[str, Task], split: str) -> pd.DataFrame:
+    """Mean grade of each task's heuristics on a split: columns task, then one a heuristic."""
+    rows = []
+    for name, task in tasks.items():
+        instances = task.instances(split)
+        scores = {
+            heuristic: sum(task.grade(i, answer(i)) for i in instances) / len(instances)
+            for heuristic, answer in task.baselines().items()
+        }
+        rows.append({"task": name, **scores})
+    return pd.DataFrame(rows)
+
+
+def save_instances(config: RunConfig, tasks: Mapping[str, Task]) -> pd.DataFrame:
+    """Write the instances of every split.
+
+    Returns: task, split, instances, diseases (different ones), mean terms shown, share with excluded findings.
+    """
+    rows = []
+    for split in SPLITS:
+        made = {name: task.instances(split) for name, task in tasks.items()}
+        _write(config, split, [instance for instances in made.values() for instance in instances])
+        rows += [{"task": name, "split": split, **_describe(instances)} for name, instances in made.items()]
+    return pd.DataFrame(rows).sort_values(["task", "split"], ignore_index=True)
+
+
+def load_instances(config: RunConfig, split: str) -> list[Instance]:
+    """The saved instances of a split, task after task, equal to those drawn.
+
+    Raises: DataError when the stage has not been run or the file cannot be read.
+    """
+    path = paths(config).instances(split)
+    try:
+        rows = pq.read_table(path, schema=SCHEMA).to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        remedy = f"run notebook 01_build_data (make notebooks PRESET={config.preset})"
+        raise DataError(f"instances {path} cannot be read ({type(error).__name__}); {remedy}") from None
+    return [Instance(row["prompt"], row["gold"], row["task"], row["id"], json.loads(row["meta"])) for row in rows]
+
+
+def finish(run: StageRun, table: pd.DataFrame) -> Manifest:
+    """Record the stage: its outputs are the lake and the instances."""
+    counts = table.groupby("split")["instances"].sum()
+    results = {"instances": {str(split): int(count) for split, count in counts.items()}}
+    return run.finish(inputs=[], outputs=[run.config.lake_dir, run.paths.data], results=results)
+
+
+def _write(config: RunConfig, split: str, instances: list[Instance]) -> None:
+    rows = [{**asdict(instance), "meta": json.dumps(instance.meta)} for instance in instances]
+    with atomic_path(paths(config).instances(split)) as temporary:
+        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), temporary, compression="zstd")
+
+
+def _describe(instances: list[Instance]) -> dict[str, float]:
+    metas = [instance.meta for instance in instances]
+    return {
+        "instances": len(instances),
+        "diseases": len({meta["disease"] for meta in metas}),
+        "terms": sum(len(meta["terms"]) for meta in metas) / len(metas),
+        "with_excluded": sum(bool(meta["excluded"]) for meta in metas) / len(metas),
+    }
