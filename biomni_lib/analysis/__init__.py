@@ -7,7 +7,7 @@ samples of one instance are never counted as independent.
 from biomni_lib.analysis.bootstrap import bootstrap_mean, compare_models, paired_difference
 from biomni_lib.analysis.length import (
     TRUNCATED,
-    across_tasks,
+    across_strata,
     association,
     binned_curve,
     over_training,
@@ -16,14 +16,16 @@ from biomni_lib.analysis.length import (
 from biomni_lib.analysis.seeds import difference_by_seed, seed_table
 from biomni_lib.analysis.strategies import acceptance_intervals
 from biomni_lib.analysis.summary import score_table, summarize
+from biomni_lib.analysis.targets import check_targets
 
 __all__ = [
     "TRUNCATED",
     "acceptance_intervals",
-    "across_tasks",
+    "across_strata",
     "association",
     "binned_curve",
     "bootstrap_mean",
+    "check_targets",
     "compare_models",
     "difference_by_seed",
     "over_training",

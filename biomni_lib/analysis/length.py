@@ -1,7 +1,8 @@
 """Does a longer response go with a better score? Four readings that can disagree, each with its interval.
 
-Within a task (`association`), across tasks (`across_tasks`, where Simpson's paradox would show), within an instance
-(`within_instance`: the same question, its right and its wrong answers) and along training (`over_training`).
+Within a task (`association`), over and within strata such as tasks or strategies (`across_strata`, where Simpson's
+paradox would show), within an instance (`within_instance`: the same question, its right and its wrong answers) and
+along training (`over_training`).
 All are associations. A response cut off by a limit is long and wrong by construction: run each reading again without
 the endings in `TRUNCATED`. On the `cpu` preset they also carry the design of the scripted teacher that the model
 learned from.
@@ -19,6 +20,7 @@ from biomni_lib.errors import DataError
 TRUNCATED = ("turn_limit", "token_limit", "timeout")
 """Endings of trajectories that a limit cut off."""
 LENGTHS = ("tokens", "turns")
+STEPS_MIN = 4
 
 
 def association(
@@ -62,49 +64,66 @@ def association(
     return pd.DataFrame(found)
 
 
-def across_tasks(
-    rows: pd.DataFrame, length: str = "tokens", outcome: str = "correctness", *, draws: int = 2000, seed: int = 0
+def across_strata(
+    rows: pd.DataFrame,
+    length: str = "tokens",
+    outcome: str = "correctness",
+    *,
+    by: str = "task",
+    draws: int = 2000,
+    seed: int = 0,
 ) -> pd.DataFrame:
-    """Spearman's correlation over all tasks together beside the mean of those within each task, by model.
+    """Spearman's correlation over all rows together beside the mean of those within strata, by model.
 
     Args:
-        rows: evaluated trajectories of at least two tasks.
-    Returns: two rows a model (`reading` pooled, and within: the tasks' correlations weighted by their samples): model,
-        length, reading, estimate, ci_low, ci_high, tasks, samples, `reverses` (the two have opposite signs and neither
-        interval holds 0: Simpson's paradox).
-    Raises: DataError when fewer than two tasks are there, rows are empty or a column is missing.
+        rows: evaluated trajectories.
+        by: column whose values are the strata: task, strategy, turns. A stratum where length or outcome is the same
+            throughout has no correlation and drops out of the mean.
+    Returns: two rows a model (`reading` pooled, and within: the strata's correlations weighted by their samples):
+        model, length, by, reading, estimate, ci_low, ci_high, strata (those that count), samples (in them, or in
+        all), `reverses` (the two have opposite signs and neither interval holds 0: Simpson's paradox).
+    Raises: DataError when rows are empty or a column is missing.
     """
-    require(rows, [*INSTANCE, "model", length, outcome], "rows for length against score")
+    require(rows, [*INSTANCE, "model", length, outcome, by], "rows for length against score")
     found = []
-    for model, part in rows.dropna(subset=[length, outcome]).groupby("model", sort=False):
-        tasks = [of_task for _, of_task in part.groupby("task", sort=True)]
-        if len(tasks) < 2:
-            raise DataError(f"length against score across tasks: {model} has one task; evaluate it on two or more")
-        shares = np.array([len(of_task) for of_task in tasks]) / len(part)
-        drawn = [bootstrap_measures(of_task, length, outcome, draws=draws, seed=seed) for of_task in tasks]
-        within = float(shares @ [values[0] for values, _ in drawn])
-        within_spread = np.stack([spread[:, 0] for _, spread in drawn], axis=1) @ shares
+    for model, part in rows.dropna(subset=[length, outcome, by]).groupby("model", sort=False):
         pooled, pooled_spread = bootstrap_measures(part, length, outcome, draws=draws, seed=seed)
-        intervals = {
-            "pooled": (pooled[0], *_interval(pooled_spread[:, 0])),
-            "within": (within, *_interval(within_spread)),
-        }
-        reverses = all(low * high > 0 for _, low, high in intervals.values()) and pooled[0] * within < 0
-        for reading, (estimate, low, high) in intervals.items():
+        within, strata = _mean_within(part, length, outcome, by, draws, seed)
+        readings = {"pooled": (pooled[0], *_interval(pooled_spread[:, 0])), "within": within}
+        reverses = all(low * high > 0 for _, low, high in readings.values()) and pooled[0] * within[0] < 0
+        for reading, (estimate, low, high) in readings.items():
             found.append(
                 {
                     "model": model,
                     "length": length,
+                    "by": by,
                     "reading": reading,
                     "estimate": estimate,
                     "ci_low": low,
                     "ci_high": high,
-                    "tasks": len(tasks),
-                    "samples": len(part),
+                    "strata": len(strata),
+                    "samples": len(part) if reading == "pooled" else sum(strata),
                     "reverses": reverses,
                 }
             )
     return pd.DataFrame(found)
+
+
+def _mean_within(
+    rows: pd.DataFrame, length: str, outcome: str, by: str, draws: int, seed: int
+) -> tuple[tuple[float, float, float], list[int]]:
+    """Mean correlation over the strata that have one, with its interval; and the sizes of those strata."""
+    parts = [part for _, part in rows.groupby(by, sort=True) if part[length].nunique() > 1 < part[outcome].nunique()]
+    if not parts:
+        return (np.nan, np.nan, np.nan), []
+    sizes = np.array([len(part) for part in parts])
+    drawn = [bootstrap_measures(part, length, outcome, draws=draws, seed=seed) for part in parts]
+    spread = np.stack([replicates[:, 0] for _, replicates in drawn], axis=1)
+    counted = np.isfinite(spread) * sizes
+    total = counted.sum(axis=1)
+    means = np.where(total > 0, (np.nan_to_num(spread) * counted).sum(axis=1) / np.maximum(total, 1), np.nan)
+    estimate = float(np.average([values[0] for values, _ in drawn], weights=sizes))
+    return (estimate, *_interval(means)), sizes.tolist()
 
 
 def within_instance(
@@ -158,15 +177,13 @@ def over_training(metrics: pd.DataFrame, length: str, outcome: str, *, step: str
     Args:
         metrics: one row a step (and seed, where there are several): step, length, outcome.
     Returns: one row a seed and reading (`length over steps`, `outcome over steps`, `levels`, `changes`): seed, reading,
-        spearman, ci_low, ci_high, steps.
-    Raises: DataError when fewer than four steps are there, or a column is missing.
+        spearman, ci_low, ci_high, steps; NaN for fewer than `STEPS_MIN` steps, of which nothing can be said.
+    Raises: DataError when there are no steps, or a column is missing.
     """
     require(metrics, [step, length, outcome], "training metrics")
     metrics = metrics if "seed" in metrics else metrics.assign(seed=0)
     found = []
     for seed, part in metrics.dropna(subset=[length, outcome]).sort_values(step).groupby("seed"):
-        if len(part) < 4:
-            raise DataError(f"training metrics: {len(part)} steps of seed {seed}; at least 4 are needed")
         steps, lengths, outcomes = (part[name].to_numpy(dtype=float) for name in (step, length, outcome))
         readings = {
             "length over steps": (steps, lengths),
@@ -175,7 +192,7 @@ def over_training(metrics: pd.DataFrame, length: str, outcome: str, *, step: str
             "changes": (np.diff(lengths), np.diff(outcomes)),
         }
         for reading, (x, y) in readings.items():
-            rho = _spearman(x, y)
+            rho = _spearman(x, y) if len(part) >= STEPS_MIN else np.nan
             low, high = _fisher(rho, len(x)) if reading == "changes" else (np.nan, np.nan)
             found.append(
                 {"seed": seed, "reading": reading, "spearman": rho, "ci_low": low, "ci_high": high, "steps": len(part)}

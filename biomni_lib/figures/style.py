@@ -88,6 +88,8 @@ MODELS = {
     "sft": Look("SFT", BLUE, "s"),
     "rl": Look("RL", VERMILION, "o"),
     "teacher": Look("Scripted teacher", GREEN, "D"),
+    "teacher_best": Look("Teacher's best strategy", GREEN, "P"),
+    "sft_best": Look("SFT on best strategy", SKY, "v"),
 }
 
 
@@ -103,8 +105,8 @@ def words(name: str) -> str:
 
 
 def model_order(models: list[str]) -> list[str]:
-    """Heuristics first, as they come, then teacher, base, SFT, RL: the story from top to bottom."""
-    story = ["teacher", "base", "sft", "rl"]
+    """Heuristics first, as they come, then teacher, untrained model, SFT, RL: the story from top to bottom."""
+    story = ["teacher", "teacher_best", "base", "sft_best", "sft", "rl"]
     return [name for name in models if name not in story] + [name for name in story if name in models]
 
 
