@@ -117,17 +117,17 @@ class PatientSimulator:
     def _excluded(self, disease: int, terms: list[int], candidates: np.ndarray, rng: np.random.Generator) -> list[int]:
         """Findings that this patient was checked for and lacks: at most one annotated as absent or rare, then
         typical findings of the differential that are no part of the disease."""
-        frequencies, own = (
-            known_frequencies(self.lake.disease_profiles, disease),
-            self.lake.disease_profiles.terms[disease],
-        )
-        absent = own[(frequencies <= RARE) & (rng.random(len(own)) >= frequencies)]
-        listed = [int(term) for term in rng.permutation(absent) if not self._implied(int(term), terms)]
-        implied = {*shown_terms(self.lake.disease_closure, disease).tolist(), *terms}
+        profiles = self.lake.disease_profiles
+        own, frequencies = profiles.terms[disease], known_frequencies(profiles, disease)
+        noted = {above for term in terms for above in self.lake.ancestors[term].tolist()}
+        absent = own[(frequencies <= RARE) & (rng.random(len(own)) >= frequencies)].tolist()
+        listed = rng.permutation(sorted(set(absent) - noted)).tolist()
         typical = {term for other in self._differential(disease, terms, candidates) for term in self._typical(other)}
-        checked = rng.permutation(sorted(typical - implied)).tolist()
+        checked = rng.permutation(
+            sorted(typical - noted - set(shown_terms(self.lake.disease_closure, disease).tolist()))
+        )
         wanted = int(rng.integers(0, self.config.excluded_max + 1))
-        return list(dict.fromkeys([*listed[: int(rng.integers(0, 2))], *checked]))[:wanted]
+        return [int(term) for term in dict.fromkeys([*listed[: int(rng.integers(0, 2))], *checked.tolist()])][:wanted]
 
     def _differential(self, disease: int, terms: list[int], candidates: np.ndarray) -> list[int]:
         """The candidate genes' other diseases that explain the noted findings best."""
@@ -140,10 +140,6 @@ class PatientSimulator:
         """Findings that at least half of a disease's patients show."""
         profile = self.lake.disease_profiles
         return profile.terms[disease][known_frequencies(profile, disease) >= UNKNOWN_FREQUENCY].tolist()
-
-    def _implied(self, term: int, terms: list[int]) -> bool:
-        """Whether a noted finding is a kind of `term`, so that `term` cannot be absent."""
-        return any(term in self.lake.ancestors[noted] for noted in terms)
 
 
 def gene_similarity(lake: Lake, genes: np.ndarray) -> np.ndarray:

@@ -1,8 +1,9 @@
 """Train, dev and held-out without a shared disease or gene.
 
 Diseases and genes form a graph; whole connected components go to one split. A few hubs (a gene with many diseases, a
-disease with many genes) would tie the graph together and are dropped with their links. The division is the same for
-every seed: it is part of the benchmark, not of a run.
+disease with many genes) would tie the graph together: they are left out before it is divided, and whatever is linked to
+a hub is left out afterwards, so that all diseases of a gene and all genes of a disease lie in its own split. The
+division is the same for every seed: it is part of the benchmark, not of a run.
 """
 
 from dataclasses import dataclass
@@ -35,34 +36,37 @@ class Split:
 def make_splits(lake: Lake) -> dict[str, Split]:
     """Divide the disease-gene graph. Depends on the lake alone.
 
-    Returns: split name to `Split`; genes and diseases without a link, and hubs, are in none.
+    Returns: split name to `Split`; hubs, what is linked to them, and what has no link are in none.
     """
-    links = _links_without_hubs(lake)
-    n_genes = len(lake.ensembl_ids)
-    size = n_genes + len(lake.omims)
-    graph = coo_array((np.ones(len(links)), (links[:, 0], n_genes + links[:, 1])), shape=(size, size))
-    _, component = connected_components(graph, directed=False)
-    split_of = _assign(component[links[:, 0]], component[n_genes + links[:, 1]], component)
+    links = np.stack([_owners(lake.diseases_of.starts), lake.diseases_of.values], axis=1)
+    gene_is_hub, disease_is_hub = (np.diff(groups.starts) >= HUB_LINKS for groups in (lake.diseases_of, lake.genes_of))
+    hub_gene, hub_disease = gene_is_hub[links[:, 0]], disease_is_hub[links[:, 1]]
+    tied = np.isin(links[:, 0], links[hub_disease, 0]) | np.isin(links[:, 1], links[hub_gene, 1])
+    component = _components(links[~hub_gene & ~hub_disease], len(lake.ensembl_ids), len(lake.omims))
+    split_of = _assign(component, np.unique(component[links[~hub_gene & ~hub_disease, 0]]))
+    kept = links[~hub_gene & ~hub_disease & ~tied]
     made = {}
     for name in SPLITS:
-        inside = links[split_of[component[links[:, 0]]] == SPLITS.index(name)]
+        inside = kept[split_of[component[kept[:, 0]]] == SPLITS.index(name)]
         made[name] = Split(name, np.unique(inside[:, 0]), np.unique(inside[:, 1]), inside)
     return made
 
 
-def _links_without_hubs(lake: Lake) -> np.ndarray:
-    """(links, 2) gene and disease rows, both of them no hubs."""
-    counts = np.diff(lake.diseases_of.starts)
-    links = np.stack([np.repeat(np.arange(len(counts)), counts), lake.diseases_of.values], axis=1)
-    gene_ok = counts < HUB_LINKS
-    disease_ok = np.diff(lake.genes_of.starts) < HUB_LINKS
-    return links[gene_ok[links[:, 0]] & disease_ok[links[:, 1]]]
+def _owners(starts: np.ndarray) -> np.ndarray:
+    """The row that each stored value belongs to."""
+    return np.repeat(np.arange(len(starts) - 1), np.diff(starts))
 
 
-def _assign(gene_components: np.ndarray, disease_components: np.ndarray, component: np.ndarray) -> np.ndarray:
-    """Split index of every component: in random order, each to the split that lacks most of its share."""
+def _components(links: np.ndarray, n_genes: int, n_diseases: int) -> np.ndarray:
+    """Component of every gene, then of every disease."""
+    size = n_genes + n_diseases
+    graph = coo_array((np.ones(len(links)), (links[:, 0], n_genes + links[:, 1])), shape=(size, size))
+    return connected_components(graph, directed=False)[1]
+
+
+def _assign(component: np.ndarray, linked: np.ndarray) -> np.ndarray:
+    """Split index of every linked component: in random order, each to the split that lacks most of its share."""
     weight = np.bincount(component)
-    linked = np.union1d(gene_components, disease_components)
     goal = np.array([SHARES[name] for name in SPLITS]) * weight[linked].sum()
     filled, split_of = np.zeros(len(SPLITS)), np.full(len(weight), -1)
     for one in np.random.default_rng(np.random.SeedSequence(SPLIT_SEED)).permutation(linked):
