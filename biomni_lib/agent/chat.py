@@ -36,9 +36,9 @@ class ChatRenderer:
 
     def _special(self, token: str) -> int:
         token_id = self.tokenizer.convert_tokens_to_ids(token)
-        if token_id is None or token_id == self.tokenizer.unk_token_id:
+        if not isinstance(token_id, int) or token_id == self.tokenizer.unk_token_id:
             raise LedgerError(f"the tokenizer has no {token}: ChatML needs it; use a tokenizer with Qwen3's specials")
-        return int(token_id)
+        return token_id
 
     def plain(self, text: str) -> list[int]:
         """Ids of text from outside, in which no special token is recognised."""
@@ -68,7 +68,7 @@ class ChatRenderer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids, special tokens shown."""
-        return str(self.tokenizer.decode(ids, skip_special_tokens=False))
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=False))
 
     def piece(self, token_id: int) -> str:
         """Text of one token; enough to find ASCII stop strings while sampling."""

@@ -20,6 +20,8 @@ from biomni_lib.errors import DataError, LedgerError
 from biomni_lib.provenance import atomic_path
 
 TurnKind = Literal["execute", "solution", "none"]
+COLUMNS = {"token_ids": np.int32, "loss_mask": np.bool_, "logprobs": np.float32, "policy_versions": np.int32}
+"""The ledger's columns and their types."""
 
 
 @dataclasses.dataclass
@@ -120,17 +122,14 @@ class Trajectory:
 
     def validate(self) -> None:
         """Raise LedgerError when the columns' lengths disagree or a turn lies outside them."""
-        lengths = {
-            name: len(getattr(self, name)) for name in ("token_ids", "loss_mask", "logprobs", "policy_versions")
-        }
+        who, tokens = f"trajectory {self.task}/{self.instance_id}/{self.sample}", len(self.token_ids)
+        lengths = {name: len(getattr(self, name)) for name in COLUMNS}
         if len(set(lengths.values())) != 1:
-            raise LedgerError(f"trajectory {self.instance_id}/{self.sample}: column lengths disagree: {lengths}")
+            raise LedgerError(f"{who}: column lengths disagree: {lengths}")
         for turn in self.turns:
-            if not 0 <= turn.start <= turn.end <= len(self.token_ids) or not self.loss_mask[turn.start : turn.end].all():
-                raise LedgerError(
-                    f"trajectory {self.instance_id}/{self.sample}: turn {turn.start}:{turn.end} is not a span of sampled"
-                    f" tokens of {len(self.token_ids)}"
-                )
+            inside = 0 <= turn.start <= turn.end <= tokens
+            if not inside or not self.loss_mask[turn.start : turn.end].all():
+                raise LedgerError(f"{who}: turn {turn.start}:{turn.end} is not a span of written tokens of {tokens}")
 
 
 _TURN = pa.struct(
@@ -183,13 +182,14 @@ def save_trajectories(path: Path, trajectories: Sequence[Trajectory]) -> None:
 def load_trajectories(path: Path) -> list[Trajectory]:
     """Read trajectories saved by `save_trajectories`, equal to those saved. Raises: DataError when unreadable."""
     try:
-        table = pq.read_table(path, schema=SCHEMA)
+        table = pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"trajectory file {path} cannot be read ({error}); rerun the stage that writes it") from error
-    dtypes = {"token_ids": np.int32, "loss_mask": np.bool_, "logprobs": np.float32, "policy_versions": np.int32}
+    if table.schema != SCHEMA:
+        raise DataError(f"trajectory file {path} has other columns than a ledger's; rerun the stage that writes it")
     trajectories = []
     for row in table.to_pylist():
         row["turns"] = [Turn(**turn) for turn in row["turns"]]
-        row.update({name: np.asarray(row[name], dtype) for name, dtype in dtypes.items()})
+        row.update({name: np.asarray(row[name], dtype) for name, dtype in COLUMNS.items()})
         trajectories.append(Trajectory(**row))
     return trajectories

@@ -16,5 +16,8 @@ PROTOCOL = (
 
 def system_prompt(tools: Presentation) -> str:
     """The system prompt, with the tools by name, by signature, or fully documented."""
-    listing = {"names": lambda: ", ".join(tool_names()), "signatures": lambda: "\n".join(tool_signatures())}.get(tools, tool_docs)()
+    if tools == "names":
+        listing = ", ".join(tool_names())
+    else:
+        listing = "\n".join(tool_signatures()) if tools == "signatures" else tool_docs()
     return f"{PROTOCOL}\nTools: {listing}"

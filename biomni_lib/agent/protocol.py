@@ -11,9 +11,7 @@ import re
 
 from biomni_lib.agent.ledger import TurnKind
 
-TAGS = tuple(
-    f"<{slash}{name}>" for name in ("think", "execute", "solution", "observation") for slash in ("", "/")
-)
+TAGS = tuple(f"<{slash}{name}>" for name in ("think", "execute", "solution", "observation") for slash in ("", "/"))
 STOPS = ("</execute>", "</solution>")
 _TAG = re.compile(r"<(/?)(think|execute|solution)>")
 

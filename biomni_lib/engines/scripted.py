@@ -18,9 +18,7 @@ from biomni_lib.agent.chat import END, START, ChatRenderer
 from biomni_lib.engines.base import Completion, EngineStats, Sampling
 from biomni_lib.errors import EngineError
 
-_MESSAGE = re.compile(
-    re.escape(START) + r"(system|user|assistant)\n(.*?)(?:" + re.escape(END) + r"|\Z)", re.DOTALL
-)
+_MESSAGE = re.compile(re.escape(START) + r"(system|user|assistant)\n(.*?)(?:" + re.escape(END) + r"|\Z)", re.DOTALL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,5 +73,7 @@ def read_conversation(text: str) -> Conversation:
     messages = _MESSAGE.findall(text)
     user = [content for role, content in messages if role == "user"]
     turns = tuple(content for role, content in messages if role == "assistant" and content)
-    observations = tuple(content.removeprefix("<observation>\n").removesuffix("\n</observation>") for content in user[1:])
+    observations = tuple(
+        content.removeprefix("<observation>\n").removesuffix("\n</observation>") for content in user[1:]
+    )
     return Conversation(user[0], turns, observations)

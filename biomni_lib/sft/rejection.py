@@ -105,7 +105,7 @@ def acceptance_table(trajectories: Sequence[Trajectory], kept: Sequence[Trajecto
         for t in trajectories
     )
     groups = rows.groupby(["task", "strategy"], sort=True)
-    table = groups.agg({"correct": "mean", "well_formed": "mean", "accepted": "mean", "tokens": "mean", "turns": "mean"})
+    table = groups[["correct", "well_formed", "accepted", "tokens", "turns"]].mean()
     table.insert(0, "sampled", groups.size())
     counts = collections.Counter((t.task, t.strategy) for t in kept)
     table["kept"] = [counts[key] for key in table.index]

@@ -27,7 +27,7 @@ STRATEGIES: Mapping[str, float] = {
 }
 """How often the mixed teacher follows each strategy."""
 
-_DISEASES = 'd = [o for x in genes for o in diseases_of_gene(x)]\n'
+_DISEASES = "d = [o for x in genes for o in diseases_of_gene(x)]\n"
 _PRINT_DISEASES = 'for s, o in r[:3]:\n    print(s, o, disease_profile(o)["name"])'
 _PRINT_GENES = "for s, x in r[:3]:\n    print(s, x)"
 
@@ -149,4 +149,3 @@ def strategy_script(strategy: str) -> Script:
         return _SCRIPTS[strategy](_Case(seen.prompt), seen, rng)
 
     return script
-
