@@ -1,0 +1,172 @@
+"""Stage 3: the RL run in its folder, and what notebook 03 shows of a trajectory and of the run."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+from matplotlib.figure import Figure
+
+from biomni_lib import figures
+from biomni_lib.agent.chat import ChatRenderer
+from biomni_lib.agent.ledger import Trajectory
+from biomni_lib.config import RunConfig
+from biomni_lib.errors import DataError
+from biomni_lib.provenance import Manifest
+from biomni_lib.rl.train import OnStep, RLResult, train_rl
+from biomni_lib.stages.paths import paths
+from biomni_lib.stages.stage import StageRun
+from biomni_lib.tasks import Instance
+from biomni_lib.tracking import read_metrics
+
+LIVE = {
+    "reward/correctness": "correctness",
+    "reward/format": "format",
+    "response/tokens": "tokens",
+    "response/turns": "turns",
+    "async/staleness_mean": "staleness",
+    "perf/engine_idle_fraction": "engine idle",
+    "perf/learner_idle_fraction": "learner idle",
+    "time/step": "seconds",
+}
+"""What is shown of each step while the run goes on."""
+EDGE_STEPS = 5
+"""First and last steps whose means are compared in the manifest."""
+FIGURES: Mapping[str, Callable[[pd.DataFrame], Figure]] = {
+    "learning-curves": figures.learning_curves,
+    "response-length": figures.response_length,
+    "idle-time": figures.idle_time,
+}
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """Instances that are read already, where the RL loop asks a task for them."""
+
+    loaded: Sequence[Instance]
+
+    def instances(self, split: str) -> list[Instance]:
+        return list(self.loaded)
+
+
+class LiveTable:
+    """One row a step, shown in the notebook's cell and brought up to date after each."""
+
+    def __init__(self) -> None:
+        from IPython.display import display
+
+        self.rows: list[dict[str, float]] = []
+        self._shown = display(self._table(), display_id=True)
+
+    def __call__(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Add a step; give this object to `train` as `on_step`."""
+        self.rows.append({"step": step, **{short: metrics[name] for name, short in LIVE.items()}})
+        if self._shown is not None:
+            self._shown.update(self._table())
+
+    def _table(self) -> pd.DataFrame:
+        table = pd.DataFrame(self.rows, columns=["step", *LIVE.values()])
+        return table.set_index("step").round({"tokens": 1, "seconds": 1}).round(2)
+
+
+def ledger_table(trajectory: Trajectory, renderer: ChatRenderer, tokens: slice) -> pd.DataFrame:
+    """Some rows of a ledger, one a token.
+
+    Args:
+        tokens: which; for example `slice(turn.start, turn.end)`.
+    Returns: position (index), id, token (its text), written (by the model), logprob, version (policy).
+    """
+    ids = trajectory.token_ids[tokens]
+    return pd.DataFrame(
+        {
+            "id": ids,
+            "token": [renderer.piece(int(i)) for i in ids],
+            "written": trajectory.loss_mask[tokens],
+            "logprob": trajectory.logprobs[tokens],
+            "version": trajectory.policy_versions[tokens],
+        },
+        index=pd.Index(np.arange(len(trajectory.token_ids))[tokens], name="position"),
+    )
+
+
+def outcome_table(trajectories: Sequence[Trajectory], advantages: Sequence[float]) -> pd.DataFrame:
+    """A group side by side: how each trajectory ended, its reward's parts, and its advantage."""
+    return pd.DataFrame(
+        {
+            "sample": t.sample,
+            "ending": t.ending,
+            "turns": len(t.turns),
+            "tokens": t.response_tokens,
+            "correctness": t.correctness,
+            "format": t.format,
+            "total": t.total,
+            "advantage": round(float(advantage), 3),
+        }
+        for t, advantage in zip(trajectories, advantages, strict=True)
+    ).set_index("sample")
+
+
+def train(run: StageRun, instances: Sequence[Instance], on_step: OnStep | None = None) -> RLResult:
+    """Reinforce the SFT model on the instances, or go on at the last checkpoint of the run's folder.
+
+    Args:
+        on_step: called after each step with its number and metrics.
+    Raises: TrainingError when the folder holds a run with other settings or another starting model.
+    """
+    began, steps = time.perf_counter(), run.config.rl.steps
+
+    def report(step: int, metrics: dict[str, float]) -> None:
+        left = (steps - step - 1) * metrics["time/step"] / 60
+        reward = f"correctness {metrics['reward/correctness']:.2f}, format {metrics['reward/format']:.2f}"
+        run.say(f"rl: step {step + 1} of {steps}, {reward}, {left:.0f} min left")
+        if on_step is not None:
+            on_step(step, metrics)
+
+    run.say("rl: starting the rollout process")
+    result = train_rl(run.config, [_Loaded(instances)], run.paths.sft_model, run.paths.rl, report)
+    run.add_seconds(result.seconds - (time.perf_counter() - began))
+    return result
+
+
+def metrics_table(config: RunConfig) -> pd.DataFrame:
+    """The run's metrics so far, one row a step. Raises: DataError when there are none."""
+    rows = read_metrics(paths(config).rl_metrics)
+    if not rows:
+        raise DataError(f"{paths(config).rl_metrics} has no step; run notebook 03_async_rl")
+    return pd.DataFrame(rows)
+
+
+def trained_rows(config: RunConfig) -> pd.DataFrame:
+    """Every trajectory that was trained on, one row each. Raises: DataError when there is none."""
+    files = sorted((paths(config).rl / "trajectories").glob("step-*.parquet"))
+    if not files:
+        raise DataError(f"{paths(config).rl}: no trained trajectory; run notebook 03_async_rl")
+    return pd.concat([pq.read_table(file).to_pandas() for file in files], ignore_index=True)
+
+
+def draw(config: RunConfig) -> dict[str, Figure]:
+    """Save the run's figures from its tables; by name. Raises: DataError when the stage has not been run."""
+    metrics, stale = metrics_table(config), trained_rows(config)[["step", "staleness", "tokens"]]
+    drawn = {name: (function(metrics), metrics) for name, function in FIGURES.items()}
+    drawn["staleness"] = (figures.staleness(stale), stale)
+    for name, (figure, data) in drawn.items():
+        figures.save_figure(figure, f"rl-{name}", data, paths(config).figures)
+    return {name: figure for name, (figure, _) in drawn.items()}
+
+
+def finish(run: StageRun) -> Manifest:
+    """Record the stage: from the SFT model to the reinforced one, with the rewards at both ends of the run."""
+    here, metrics = run.paths, metrics_table(run.config)
+    ends = {"first": metrics.head(EDGE_STEPS), "last": metrics.tail(EDGE_STEPS)}
+    results = {
+        f"{name}_{when}": float(rows[f"reward/{name}"].mean())
+        for when, rows in ends.items()
+        for name in ("correctness", "format")
+    }
+    return run.finish(
+        inputs=[here.instances("train"), here.sft_model],
+        outputs=[here.rl_model, here.rl_metrics, here.rl / "trajectories", here.rl / "ledgers"],
+        results=results,
+    )
