@@ -7,9 +7,13 @@ tokens switched off: an observation that spells `<|im_end|>` cannot end a turn.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from biomni_lib.errors import LedgerError
 
@@ -66,9 +70,19 @@ class ChatRenderer:
             *self._opening(),
         ]
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Sequence[int] | NDArray[np.int32]) -> str:
         """Text of ids, special tokens shown."""
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=False))
+        return str(self.tokenizer.decode([int(token) for token in ids], skip_special_tokens=False))
+
+    def messages(self, ids: Sequence[int]) -> list[tuple[str, str]]:
+        """Role and content of each message in ids that `prompt` began; framing is read from ids, never from text."""
+        starts = [position for position, token in enumerate(ids) if token == self._start]
+        found = []
+        for first, after in itertools.pairwise([*starts, len(ids)]):
+            body = list(itertools.takewhile(lambda token: token != self.end_of_turn, ids[first + 1 : after]))
+            role, _, content = self.decode(body).partition("\n")
+            found.append((role, content))
+        return found
 
     def piece(self, token_id: int) -> str:
         """Text of one token; enough to find ASCII stop strings while sampling."""

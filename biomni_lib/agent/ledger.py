@@ -106,8 +106,8 @@ class Trajectory:
 
     @property
     def tool_calls(self) -> int:
-        """Code blocks that were run."""
-        return sum(turn.kind == "execute" for turn in self.turns)
+        """Code blocks that were run; the one of a last turn too many was not."""
+        return sum(turn.kind == "execute" for turn in self.turns) - (self.ending == "turn_limit")
 
     @property
     def assistant_turns(self) -> list[str]:

@@ -19,8 +19,6 @@ from biomni_lib.config import AgentConfig
 from biomni_lib.engines.base import Completion, Engine, Sampling
 from biomni_lib.tasks import Instance
 
-LOST = "error:sandbox"
-
 
 class ToolResult(Protocol):
     """What a session answers."""
@@ -54,7 +52,7 @@ class RolloutSettings:
     temperature: float = 1.0
     top_p: float = 1.0
     deadlines: bool = True
-    """False in synchronous runs, where no clock may decide an outcome."""
+    """False in synchronous runs, where no clock may decide an outcome: no timeout of a turn or a trajectory."""
 
 
 def rollout_seed(seed: int, *path: int) -> int:
@@ -78,7 +76,10 @@ async def rollout(
     Args:
         seed: makes the engine's draws and the session's random state repeatable.
         sample, model: recorded in the trajectory.
-    Returns: an ungraded trajectory with its ending set; whatever was written before a failure is kept.
+    Returns: an ungraded trajectory with its ending set; whatever was written before a failure is kept, except a turn
+        that a timeout cut short.
+    Raises: SandboxError when the machine gives no session, EngineError when the engine fails: faults that no ending
+        of the agent stands for.
     """
     trajectory = Trajectory(instance.task, instance.id, sample, model)
     trajectory.append(renderer.prompt(settings.system_prompt, instance.prompt), sampled=False)
@@ -111,35 +112,41 @@ class _Rollout:
 
     async def converse(self) -> None:
         """Take turns until one of them sets the ending."""
+        limit = self.settings.agent.turn_timeout_s if self.settings.deadlines else None
         for number in range(self.settings.agent.max_turns):
-            turn, reason = await self._assistant_turn(number)
-            if turn is None:
-                self.trajectory.ending = "token_limit"
-            elif turn.kind == "solution":
-                self.trajectory.answer = parse_turn(turn.text).content
-                self.trajectory.ending = "solved"
-            elif turn.kind == "none":
-                self.trajectory.ending = _ending_without_block(turn.text, reason)
-            elif number + 1 == self.settings.agent.max_turns:
-                self.trajectory.ending = "turn_limit"
-            else:
-                await self._run_code(turn)
+            async with asyncio.timeout(limit):
+                await self._take_turn(number)
             if self.trajectory.ending:
                 return
+
+    async def _take_turn(self, number: int) -> None:
+        turn, reason = await self._assistant_turn(number)
+        if turn is None:
+            self.trajectory.ending = "token_limit"
+        elif turn.kind == "solution":
+            self.trajectory.answer = parse_turn(turn.text).content
+            self.trajectory.ending = "solved"
+        elif turn.kind == "none":
+            self.trajectory.ending = _ending_without_block(turn.text, reason)
+        elif number + 1 == self.settings.agent.max_turns:
+            self.trajectory.ending = "turn_limit"
+        else:
+            await self._run_code(turn)
 
     async def _assistant_turn(self, number: int) -> tuple[Turn | None, str]:
         """Sample one turn into the ledger; None when the context has no room for a token."""
         agent, start = self.settings.agent, len(self.trajectory.token_ids)
-        room = min(agent.max_turn_tokens, agent.max_tokens - start)
+        room = agent.max_tokens - start
         if room <= 0:
             return None, "length"
+        budget = min(agent.max_turn_tokens, room)
         sampling = Sampling(
-            self.settings.temperature, self.settings.top_p, room, STOPS, rollout_seed(self.seed, number)
+            self.settings.temperature, self.settings.top_p, budget, STOPS, rollout_seed(self.seed, number)
         )
         began = time.monotonic()
         prompt = self.trajectory.token_ids.tolist()
         completion = await self.engine.generate(prompt, sampling, session=self.key)
-        ids, text = self._encode(completion)
+        ids, text, reason = self._encode(completion, room)
         self.trajectory.append(
             ids, sampled=True, logprobs=completion.logprobs, policy_versions=completion.policy_versions
         )
@@ -147,13 +154,17 @@ class _Rollout:
         turn = Turn(start, start + len(ids), parsed.kind, text, generate_s=time.monotonic() - began)
         turn.code = parsed.content if parsed.kind == "execute" else ""
         self.trajectory.turns.append(turn)
-        return turn, completion.finish_reason
+        return turn, reason
 
-    def _encode(self, completion: Completion) -> tuple[list[int], str]:
-        if completion.text is not None:
-            return self.renderer.assistant(completion.text), completion.text
-        ids = list(completion.ids)
-        return ids, self.renderer.decode(ids)
+    def _encode(self, completion: Completion, room: int) -> tuple[list[int], str, str]:
+        """Ids, text and finish reason; what an engine without token ids wrote is cut where the trajectory is full."""
+        if completion.text is None:
+            ids = list(completion.ids)
+            return ids, self.renderer.decode(ids), completion.finish_reason
+        ids = self.renderer.assistant(completion.text)
+        if len(ids) <= room:
+            return ids, completion.text, completion.finish_reason
+        return ids[:room], self.renderer.decode(ids[:room]), "length"
 
     async def _run_code(self, turn: Turn) -> None:
         if self.session is None:
@@ -164,9 +175,12 @@ class _Rollout:
         self.trajectory.append(self.renderer.observation(turn.observation), sampled=False)
 
     async def close(self) -> None:
-        if self.session is not None:
-            await self.session.close()
-        await self.engine.release(self.key)
+        """Give back the session and the engine's place."""
+        try:
+            if self.session is not None:
+                await self.session.close()
+        finally:
+            await self.engine.release(self.key)
 
 
 def _ending_without_block(text: str, reason: str) -> str:

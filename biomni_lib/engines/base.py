@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from biomni_lib.errors import EngineError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -26,6 +28,18 @@ class Sampling:
     max_tokens: int = 256
     stop: tuple[str, ...] = ()
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises: EngineError for a value out of range."""
+        rules = {
+            "temperature": (0 <= self.temperature < float("inf"), "at least 0"),
+            "top_p": (0 < self.top_p <= 1, "above 0 and at most 1"),
+            "max_tokens": (self.max_tokens >= 1, "at least 1"),
+            "stop": (all(self.stop), "without an empty string"),
+        }
+        for name, (kept, rule) in rules.items():
+            if not kept:
+                raise EngineError(f"sampling.{name} = {getattr(self, name)!r}: must be {rule}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -34,5 +34,6 @@ def _nucleus(weights: Tensor, top_p: Tensor) -> Tensor:
     """Keep the smallest set of most likely tokens whose probability reaches top_p; zero elsewhere."""
     ordered, order = weights.sort(dim=-1, descending=True)
     before = ordered.cumsum(dim=-1) - ordered
-    kept = ordered.masked_fill(before >= top_p[:, None], 0.0)
+    reached = (before >= top_p[:, None]) & (top_p[:, None] < 1)  # a whole row stays whole, whatever its sum rounds to
+    kept = ordered.masked_fill(reached, 0.0)
     return torch.zeros_like(weights).scatter(-1, order, kept)

@@ -7,18 +7,15 @@ rollout encodes once; there are no log-probabilities, so scripts serve SFT and e
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
-from biomni_lib.agent.chat import END, START, ChatRenderer
+from biomni_lib.agent.chat import ChatRenderer
 from biomni_lib.engines.base import Completion, EngineStats, Sampling
 from biomni_lib.errors import EngineError
-
-_MESSAGE = re.compile(re.escape(START) + r"(system|user|assistant)\n(.*?)(?:" + re.escape(END) + r"|\Z)", re.DOTALL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,8 +45,8 @@ class ScriptedEngine:
 
     async def generate(self, prompt_ids: Sequence[int], sampling: Sampling, *, session: str = "") -> Completion:
         """The script's next turn; its generator is seeded by the session's first call."""
-        seed = self._seeds.setdefault(session, sampling.seed)
-        text = self.script(read_conversation(self.renderer.decode(prompt_ids)), np.random.default_rng(seed))
+        seed = self._seeds.setdefault(session, sampling.seed) if session else sampling.seed
+        text = self.script(read_conversation(self.renderer.messages(prompt_ids)), np.random.default_rng(seed))
         return Completion([], None, None, "stop", text)
 
     async def release(self, session: str) -> None:
@@ -68,9 +65,8 @@ class ScriptedEngine:
         """Nothing to free."""
 
 
-def read_conversation(text: str) -> Conversation:
-    """Take a rendered conversation apart."""
-    messages = _MESSAGE.findall(text)
+def read_conversation(messages: Sequence[tuple[str, str]]) -> Conversation:
+    """Sort the messages of a conversation, as (role, content), oldest first."""
     user = [content for role, content in messages if role == "user"]
     turns = tuple(content for role, content in messages if role == "assistant" and content)
     observations = tuple(

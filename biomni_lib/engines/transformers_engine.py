@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import copy
 import dataclasses
 import threading
@@ -19,6 +20,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -86,6 +88,7 @@ class TransformersEngine:
         self._waiting: collections.deque[_Request] = collections.deque()
         self._commands: collections.deque[tuple[Callable[[], None], Future[None]]] = collections.deque()
         self._wake, self._closed, self._clock = threading.Condition(), False, 0
+        self._why_closed = "start a new one"
         self._stats = EngineStats()
         self._thread = threading.Thread(target=self._serve, name="transformers-engine", daemon=True)
         self._thread.start()
@@ -98,17 +101,22 @@ class TransformersEngine:
         return cls(model, renderer, slots=slots, context=context, prefill_chunk=prefill_chunk)
 
     async def generate(self, prompt_ids: Sequence[int], sampling: Sampling, *, session: str = "") -> Completion:
-        """See `Engine.generate`. Raises: EngineError when the prompt leaves no room for a token."""
+        """See `Engine.generate`. Raises: EngineError when the prompt leaves no room for a token, or is no prompt."""
         if not 0 < len(prompt_ids) < self.context:
             raise EngineError(
                 f"prompt of {len(prompt_ids)} tokens does not fit the engine's context of {self.context};"
                 " raise model.context or lower agent.max_tokens"
             )
+        vocabulary = self.model.config.vocab_size
+        if not 0 <= min(prompt_ids) <= max(prompt_ids) < vocabulary:
+            raise EngineError(
+                f"prompt holds a token id outside the model's {vocabulary}; use the model's own tokenizer"
+            )
         rng = np.random.Generator(np.random.Philox(sampling.seed))
         request = _Request(list(prompt_ids), sampling, session, Future(), rng)
         with self._wake:
             if self._closed:
-                raise EngineError("the engine is closed; start a new one")
+                raise EngineError(f"the engine is closed; {self._why_closed}")
             self._waiting.append(request)
             self._wake.notify()
         return await asyncio.wrap_future(request.future)
@@ -119,22 +127,25 @@ class TransformersEngine:
         def free() -> None:
             for slot in self._slots:
                 if slot.session == session:
+                    if slot.request is not None:
+                        _fail(
+                            slot.request.future, EngineError(f"conversation {session!r} was released while generating")
+                        )
                     slot.session, slot.cached, slot.request = "", [], None
 
-        await self._between_steps(free)
+        with contextlib.suppress(EngineError):  # a closed engine holds nothing
+            await self._between_steps(free)
 
     async def load_weights(self, version: int, source: Path | Mapping[str, Tensor]) -> None:
         """See `Engine.load_weights`. The KV cache of open conversations is kept; shared prompts are forgotten.
 
-        Raises: EngineError when the weights are not this model's.
+        Raises: EngineError when the weights are not this model's, which then keeps its own; or the engine is closed.
         """
+        state = source if isinstance(source, Mapping) else await asyncio.to_thread(_read_weights, source)
+        self._check_weights(version, state)
 
         def swap() -> None:
-            state = _read_weights(source)
-            missing, unexpected = self.model.load_state_dict(state, strict=False)
-            tied = set(getattr(self.model, "all_tied_weights_keys", {}) or {})
-            if unexpected or set(missing) - tied:
-                raise EngineError(f"weights of version {version} are not this model's: {missing[:3] or unexpected[:3]}")
+            self.model.load_state_dict(state, strict=False)
             self._prefixes.clear()
             self.version = version
 
@@ -151,11 +162,22 @@ class TransformersEngine:
             self._wake.notify()
         await asyncio.to_thread(self._thread.join)
 
+    def _check_weights(self, version: int, state: Mapping[str, Tensor]) -> None:
+        own = {name: tensor.shape for name, tensor in self.model.state_dict().items()}
+        tied = set(getattr(self.model, "all_tied_weights_keys", {}) or {})
+        wrong = sorted(own.keys() - state.keys() - tied) + sorted(state.keys() - own.keys())
+        wrong += [name for name in own.keys() & state.keys() if own[name] != state[name].shape]
+        if wrong:
+            raise EngineError(
+                f"weights of version {version} are not this model's: {len(wrong)} missing, unknown or of another shape,"
+                f" such as {wrong[0]}; the engine keeps version {self.version}"
+            )
+
     async def _between_steps(self, command: Callable[[], None]) -> None:
         done: Future[None] = Future()
         with self._wake:
             if self._closed:
-                return
+                raise EngineError(f"the engine is closed; {self._why_closed}")
             self._commands.append((command, done))
             self._wake.notify()
         await asyncio.wrap_future(done)
@@ -175,14 +197,13 @@ class TransformersEngine:
                         self._sleep()
         except BaseException as error:  # noqa: BLE001  handed to every caller, who raises it
             failure = error
+            self._why_closed = f"it failed: {type(error).__name__}: {error}"
         with self._wake:
             self._closed = True
-        pending = [slot.request for slot in self._slots if slot.request] + list(self._waiting)
-        for request in pending:
-            if not request.future.done():
-                request.future.set_exception(failure)
+        for request in [*(slot.request for slot in self._slots if slot.request), *self._waiting]:
+            _fail(request.future, failure)
         for _, done in self._commands:
-            done.set_result(None)
+            _fail(done, failure)
 
     def _sleep(self) -> None:
         began = time.perf_counter()
@@ -194,12 +215,16 @@ class TransformersEngine:
     def _run_commands(self) -> None:
         while self._commands:
             command, done = self._commands.popleft()
+            awaited = done.set_running_or_notify_cancel()  # a command whose caller was cancelled is still carried out
             try:
                 command()
-            except Exception as error:  # noqa: BLE001  raised in the caller's task
+            except Exception as error:
+                if not awaited:
+                    raise
                 done.set_exception(error)
             else:
-                done.set_result(None)
+                if awaited:
+                    done.set_result(None)
 
     def _admit(self) -> None:
         while self._waiting:
@@ -213,8 +238,8 @@ class TransformersEngine:
             self._waiting.popleft()
             self._clock += 1
             self._slots[slot].used_at = self._clock
-            logits = self._prefill(slot, request)
             self._slots[slot].request = request
+            logits = self._prefill(slot, request)
             self._take_samples(logits[None], [slot])
 
     def _find_slot(self, request: _Request) -> int | None:
@@ -226,7 +251,8 @@ class TransformersEngine:
         if not found:
             return None
         slot = self._slots[found[0]]
-        if not own or request.prompt[: len(slot.cached)] != slot.cached:
+        extends = len(slot.cached) < len(request.prompt) and request.prompt[: len(slot.cached)] == slot.cached
+        if not own or not extends:
             slot.cached = []
         slot.session = request.session
         return found[0]
@@ -274,7 +300,7 @@ class TransformersEngine:
         return self.model.model(
             input_ids=ids,
             position_ids=positions,
-            attention_mask={"full_attention": mask},
+            attention_mask=mask,
             past_key_values=self._cache,
             use_cache=True,
         ).last_hidden_state
@@ -287,6 +313,8 @@ class TransformersEngine:
                 slot.request = None
             if slot.request is not None:
                 active.append(index)
+        if not active:
+            return
         ids = torch.zeros(len(self._slots), 1, dtype=torch.long)
         positions = torch.full((len(self._slots),), self._cache.length - 1)  # where idle slots write
         for index in active:
@@ -294,7 +322,7 @@ class TransformersEngine:
             assert slot.request is not None
             ids[index, 0], positions[index] = slot.request.ids[-1], len(slot.cached)
             slot.cached.append(slot.request.ids[-1])
-        longest = max((len(self._slots[index].cached) for index in active), default=0)
+        longest = max(len(self._slots[index].cached) for index in active)
         hidden = self._forward(ids, positions[:, None], self._cache.select_all(positions, longest))
         logits = self.model.lm_head(hidden[:, 0])
         self._take_samples(logits[active], active)
@@ -333,9 +361,12 @@ class TransformersEngine:
             request.future.set_result(Completion(request.ids, request.logprobs, request.versions, reason))
 
 
-def _read_weights(source: Path | Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    if isinstance(source, Mapping):
-        return source
+def _fail(future: Future[Any], error: BaseException) -> None:
+    if not future.done() and future.set_running_or_notify_cancel():
+        future.set_exception(error)
+
+
+def _read_weights(path: Path) -> Mapping[str, Tensor]:
     from safetensors.torch import load_file
 
-    return load_file(source)
+    return load_file(path)
