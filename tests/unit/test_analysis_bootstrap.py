@@ -132,3 +132,12 @@ def test_missing_parts_are_named():
         bootstrap_mean(rows.iloc[:0], "score")
     with pytest.raises(DataError, match="no column format"):
         bootstrap_mean(rows, "format")
+
+
+def test_models_that_never_differ_may_differ_either_way():
+    """0 of 40 instances differ; the exact upper bound on their share is 1 - 0.025 ** (1 / 40)."""
+    rows = pd.DataFrame({"task": "t", "instance_id": [str(i) for i in range(40)], "score": 1.0, "seed": 0})
+    pair = pd.concat([rows.assign(model="rl"), rows.assign(model="sft")])
+    found = paired_difference(pair, "rl", "sft", draws=50)
+    bound = 1 - 0.025 ** (1 / 40)
+    assert found[["difference", "ci_low", "ci_high", "p"]].tolist() == pytest.approx([0, -bound, bound, 1])

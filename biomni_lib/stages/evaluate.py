@@ -1,0 +1,240 @@
+"""Stage 4: every heuristic, the teacher and every model on the held-out instances, which no earlier stage opens.
+
+All are asked the same questions under the same seeds. Heuristics and the scripted teacher repeat exactly; a model's
+answers repeat on one machine and its scores stay within their interval elsewhere.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+
+from biomni_lib import evaluate, figures
+from biomni_lib.agent.chat import ChatRenderer
+from biomni_lib.agent.ledger import Trajectory
+from biomni_lib.agent.prompt import system_prompt
+from biomni_lib.agent.rollout import RolloutSettings, rollout
+from biomni_lib.analysis import difference_by_seed, score_table, summarize
+from biomni_lib.config import RunConfig
+from biomni_lib.engines.scripted import ScriptedEngine
+from biomni_lib.errors import DataError, RunError
+from biomni_lib.provenance import Manifest, config_hash, read_manifest
+from biomni_lib.sandbox import Sandbox
+from biomni_lib.sft import teacher
+from biomni_lib.sft.rejection import draw_strategy
+from biomni_lib.stages.build_data import load_instances, open_lake, open_tasks
+from biomni_lib.stages.drawings import Drawing, save_drawings
+from biomni_lib.stages.paths import paths
+from biomni_lib.stages.results import pooled_rows, published_seeds
+from biomni_lib.stages.stage import StageRun, key_of
+from biomni_lib.tasks import Instance, Task
+
+STAGE = "evaluate"
+BEST_STRATEGY = {"verified": 1.0}
+"""The teacher's best strategy alone, as a mix."""
+SETTINGS = ("seed", "prompt", "agent", "sandbox", "evaluate")
+"""Settings that decide a rollout's outcome beside the weights."""
+
+
+def open_heldout(config: RunConfig) -> list[Instance]:
+    """The first `evaluate.instances` held-out instances of every task.
+
+    Raises: DataError when the data are not there, or hold fewer.
+    """
+    instances = load_instances(config, "heldout")
+    seen: Counter[str] = Counter()
+    chosen = []
+    for instance in instances:
+        seen[instance.task] += 1
+        if seen[instance.task] <= config.evaluate.instances:
+            chosen.append(instance)
+    short = {task: count for task, count in seen.items() if count < config.evaluate.instances}
+    if short:
+        raise DataError(f"held-out instances {short}, evaluate.instances asks for {config.evaluate.instances}")
+    return chosen
+
+
+def evaluate_heuristics(run: StageRun, tasks: Mapping[str, Task], instances: Sequence[Instance]) -> pd.DataFrame:
+    """Grade every heuristic on every instance; rows as in `biomni_lib.evaluate.ROWS`."""
+    run.say("evaluate heuristics")
+    return evaluate.evaluate_baselines(tasks, instances, run.config, run.paths.evaluate)
+
+
+async def evaluate_teacher(
+    run: StageRun, model: str, mix: Mapping[str, float], instances: Sequence[Instance], sandbox: Sandbox
+) -> pd.DataFrame:
+    """Roll the scripted teacher out.
+
+    Args:
+        model: its name in the rows. mix: how often each strategy is followed.
+    Returns: rows, with the strategy of each.
+    """
+    renderer = ChatRenderer.load(run.paths.sft_model)
+    engines = {strategy: ScriptedEngine(teacher.strategy_script(strategy), renderer) for strategy in mix}
+    settings = _settings(run.config)
+
+    async def one(instance: Instance, sample: int, seed: int) -> Trajectory:
+        strategy = draw_strategy(mix, np.random.default_rng(seed))
+        trajectory = await rollout(
+            instance, engines[strategy], sandbox, renderer, settings, seed=seed, sample=sample, model=model
+        )
+        trajectory.strategy = strategy
+        return trajectory
+
+    decides = [Path(teacher.__file__), run.paths.sft_model / "tokenizer.json"]
+    return await _evaluate(run, model, lambda: one, instances, decides, extra=dict(mix))
+
+
+async def evaluate_model(
+    run: StageRun, model: str, model_dir: Path, instances: Sequence[Instance], sandbox: Sandbox
+) -> pd.DataFrame:
+    """Load a model into an engine, roll it out, and close the engine.
+
+    Args:
+        model: its name in the rows. model_dir: its folder, with its tokenizer.
+    Raises: DataError when the folder has no model.
+    """
+    if not (model_dir / "config.json").is_file():
+        raise DataError(f"{model_dir}: no model {model}; run the notebooks before this one (make notebooks)")
+    opened = _OpenModel(run.config, model_dir, sandbox)
+    try:
+        return await _evaluate(run, model, opened.rollout, instances, [model_dir])
+    finally:
+        await opened.close()
+
+
+def finish(run: StageRun, rows: pd.DataFrame) -> Manifest:
+    """Draw the figures and record the stage, its headline numbers among the results."""
+    p = run.paths
+    models = [p.base, p.sft_model, p.rl_model, *([p.sft_best] if p.sft_best.is_dir() else [])]
+    seeds = published_seeds(run.config)
+    read = [p.instances("heldout"), *models, *([seeds] if seeds else [])]
+    draw(run.config)
+    results = {"tasks": summarize(rows, run.config)["tasks"]}
+    return run.finish(inputs=read, outputs=[p.evaluate], results=results)
+
+
+async def run_all(config: RunConfig) -> pd.DataFrame:
+    """What notebook 04 does, without its story: evaluate everything, draw, record. Returns all rows."""
+    run = StageRun(config, STAGE)
+    instances = open_heldout(config)
+    evaluate_heuristics(run, open_tasks(config, open_lake(config)), instances)
+    models = {"base": run.paths.base, "sft": run.paths.sft_model, "rl": run.paths.rl_model}
+    if run.paths.sft_best.is_dir():
+        models["sft_best"] = run.paths.sft_best
+    async with await Sandbox.start(config.sandbox, config.lake_dir) as sandbox:
+        await evaluate_teacher(run, "teacher", teacher.STRATEGIES, instances, sandbox)
+        await evaluate_teacher(run, "teacher_best", BEST_STRATEGY, instances, sandbox)
+        for model, folder in models.items():
+            await evaluate_model(run, model, folder, instances, sandbox)
+    rows = evaluate.load_rows([run.paths.evaluate])
+    finish(run, rows)
+    return rows
+
+
+def run(config: RunConfig) -> pd.DataFrame:
+    """`run_all` for callers outside an event loop."""
+    return asyncio.run(run_all(config))
+
+
+def evaluated_rows(config: RunConfig) -> pd.DataFrame:
+    """The rows of a finished evaluation.
+
+    Raises: RunError when the stage has not finished, or finished with other settings.
+    """
+    manifest = read_manifest(config, STAGE)
+    if manifest is None or manifest.config_hash != config_hash(config, STAGE):
+        why = "has not finished" if manifest is None else "was made with other settings"
+        raise RunError(f"{paths(config).run_dir}: stage evaluate {why}; run `make reproduce PRESET={config.preset}`")
+    return evaluate.load_rows([paths(config).evaluate])
+
+
+def drawings(config: RunConfig) -> list[Drawing]:
+    """The stage's figures, from the tables on disk."""
+    draws = {"draws": config.evaluate.bootstrap, "seed": config.seed}
+    scores = score_table(evaluate.load_rows([paths(config).evaluate]), **draws)
+    gains = difference_by_seed(pooled_rows(config), **draws)
+    return [
+        Drawing.make("headline", figures.headline, scores, "Score on held-out patients, all tasks"),
+        Drawing.make("score-by-task", figures.score_by_task, scores, "Score on held-out patients by task and model"),
+        Drawing.make("seeds", figures.seed_differences, gains, "Gain of RL over SFT, seed by seed and pooled"),
+    ]
+
+
+def draw(config: RunConfig) -> dict[str, Drawing]:
+    """Draw the stage's figures again and save them; by name. Raises: DataError when nothing was evaluated."""
+    return save_drawings(drawings(config), paths(config).figures)
+
+
+class _OpenModel:
+    """A model in an engine, opened at the first rollout: rows that are there already cost nothing."""
+
+    def __init__(self, config: RunConfig, model_dir: Path, sandbox: Sandbox) -> None:
+        self.config, self.model_dir, self.sandbox = config, model_dir, sandbox
+        self.engine: Any = None
+
+    def rollout(self) -> evaluate.RolloutFn:
+        import torch
+
+        from biomni_lib.engines.transformers_engine import TransformersEngine
+
+        torch.set_num_threads(self.config.engine.threads)
+        self.engine = TransformersEngine.load(
+            self.model_dir,
+            slots=self.config.engine.slots,
+            context=self.config.model.context,
+            prefill_chunk=self.config.engine.prefill_chunk,
+        )
+        settings = _settings(self.config)
+
+        async def one(instance: Instance, sample: int, seed: int) -> Trajectory:
+            return await rollout(
+                instance, self.engine, self.sandbox, self.engine.renderer, settings, seed=seed, sample=sample
+            )
+
+        return one
+
+    async def close(self) -> None:
+        if self.engine is not None:
+            await self.engine.close()
+
+
+async def _evaluate(
+    run: StageRun,
+    model: str,
+    open_rollout: Callable[[], evaluate.RolloutFn],
+    instances: Sequence[Instance],
+    decides: Sequence[Path],
+    extra: Mapping[str, float] | None = None,
+) -> pd.DataFrame:
+    """Rows of a model: those that are there under the same key, or new ones."""
+    key = key_of(run.config, *SETTINGS, files=[run.paths.instances("heldout"), *decides]) + str(extra or "")
+    part = evaluate.rows_file(run.paths.evaluate, model)
+    if run.has(part, key):
+        return pq.read_table(part).to_pandas()
+    with run.making(part, key):
+        return await evaluate.evaluate(
+            model,
+            open_rollout(),
+            instances,
+            run.config,
+            run.paths.evaluate,
+            key=key,
+            progress=lambda name, done, total: run.say(f"evaluate {name}: {done}/{total} rollouts"),
+        )
+
+
+def _settings(config: RunConfig) -> RolloutSettings:
+    """No clock decides an outcome here: turns, tokens and tool time are limited, trajectories not."""
+    return RolloutSettings(
+        agent=config.agent,
+        system_prompt=system_prompt(config.prompt.tools),
+        execute_timeout_s=config.sandbox.execute_timeout_s,
+        temperature=config.evaluate.temperature,
+        deadlines=False,
+    )
