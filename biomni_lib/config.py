@@ -53,10 +53,10 @@ class DataConfig(Section):
     train_instances: int = Field(4000, ge=1, description="Training instances per task.")
     dev_instances: int = Field(300, ge=1, description="Development instances per task, for tuning.")
     heldout_instances: int = Field(300, ge=1, description="Held-out instances per task, opened once, for the results.")
-    terms_min: int = Field(4, ge=1, description="Fewest phenotype terms of a patient.")
+    terms_min: int = Field(3, ge=1, description="Fewest phenotype terms of a patient.")
     terms_max: int = Field(6, ge=1, description="Most phenotype terms of a patient, before noise terms.")
     excluded_max: int = Field(2, ge=0, description="Most excluded findings told of a patient.")
-    imprecision: float = Field(0.2, ge=0, le=1, description="Chance that a term is replaced by one of its ancestors.")
+    imprecision: float = Field(0.4, ge=0, le=1, description="Chance that a term is replaced by one of its ancestors.")
     noise_terms_max: int = Field(1, ge=0, description="Most terms added that have nothing to do with the disease.")
     candidates: int = Field(6, ge=2, description="Candidate genes shown, the right one included.")
 
@@ -152,11 +152,17 @@ class TeacherConfig(Section):
     cap_per_instance: int = Field(2, ge=1, description="Most accepted trajectories kept per instance.")
 
 
+class PretrainingConfig(Section):
+    """Teaching a model from scratch to copy identifiers; a pretrained model skips it."""
+
+    documents: int = Field(12000, ge=1, description="Short documents of identifiers, each seen once.")
+
+
 class SftConfig(Section):
     """Supervised fine-tuning on accepted trajectories."""
 
-    epochs: int = Field(2, ge=1, description="Passes over the accepted trajectories.")
-    batch_size: int = Field(32, ge=1, description="Trajectories per optimizer step.")
+    epochs: int = Field(1, ge=1, description="Passes over the accepted trajectories.")
+    batch_size: int = Field(16, ge=1, description="Trajectories per optimizer step.")
     lr_muon: float = Field(0.02, gt=0, description="Learning rate of Muon, which trains the matrices.")
     lr_adamw: float = Field(3e-3, gt=0, description="Learning rate of AdamW, which trains everything else.")
     warmup_steps: int = Field(20, ge=0, description="Steps over which the learning rates rise from zero.")
@@ -229,6 +235,7 @@ class RunConfig(Section):
     engine: EngineConfig = Field(EngineConfig(), description="Who generates tokens.")
     sandbox: SandboxConfig = Field(SandboxConfig(), description="Where the agent's code runs.")
     teacher: TeacherConfig = Field(TeacherConfig(), description="The scripted teacher.")
+    pretraining: PretrainingConfig = Field(default_factory=PretrainingConfig, description="Copying, from scratch.")
     sft: SftConfig = Field(SftConfig(), description="Supervised fine-tuning.")
     rl: RlConfig = Field(RlConfig(), description="Reinforcement learning.")
     evaluate: EvaluateConfig = Field(EvaluateConfig(), description="Evaluation.")

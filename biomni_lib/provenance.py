@@ -27,7 +27,7 @@ from biomni_lib.config import RunConfig, project_root
 from biomni_lib.errors import ConfigError, RunError
 
 _BUILD_DATA = ("seed", "data")
-_SFT = (*_BUILD_DATA, "model", "prompt", "agent", "engine", "sandbox", "teacher", "sft")
+_SFT = (*_BUILD_DATA, "model", "prompt", "agent", "engine", "sandbox", "teacher", "pretraining", "sft")
 _RL = (*_SFT, "rl")
 _EVALUATE = (*_RL, "evaluate")
 STAGE_SETTINGS: dict[str, tuple[str, ...]] = {

@@ -43,14 +43,12 @@ class _Case:
         self.genes = lines["Candidate genes"]
         self.wants_disease = "OMIM_ID" in lines["Output format"]
 
-    @property
-    def entities(self) -> str:
-        return "d" if self.wants_disease else "genes"
-
     def rank(self, score: str) -> str:
-        """Code that ranks the possible entities `y` by an expression and prints the best three."""
-        rank = f"r = sorted([({score}, y) for y in {self.entities}])[::-1]\n"
-        return rank + (_PRINT_DISEASES if self.wants_disease else _PRINT_GENES)
+        """Code that ranks the possible answers by a score of a disease `o` and prints the best three."""
+        if self.wants_disease:
+            return f"r = sorted([({score}, o) for o in d])[::-1]\n{_PRINT_DISEASES}"
+        best = f"max({score} for o in diseases_of_gene(x))"
+        return f"r = sorted([({best}, x) for x in genes])[::-1]\n{_PRINT_GENES}"
 
     def setup(self, findings: str, genes: str | None = None) -> str:
         """Code that names the findings and the possible entities."""
@@ -91,7 +89,7 @@ def _lucky_guess(case: _Case, seen: Conversation, rng: np.random.Generator) -> s
 def _one_finding(case: _Case, seen: Conversation, rng: np.random.Generator) -> str:
     if not seen.turns:
         finding = str(rng.choice(case.findings.split(", ")))
-        return _execute("I look one finding up.", case.setup(finding) + case.rank("match_score(t, y)"))
+        return _execute("I look one finding up.", case.setup(finding) + case.rank("match_score(t, o)"))
     return _solution("I take the best match.", case.answer(_first_line(seen.observations[-1])))
 
 
@@ -99,15 +97,15 @@ def _one_by_one(case: _Case, seen: Conversation, rng: np.random.Generator) -> st
     findings = rng.permutation(case.findings.split(", "))[:3].tolist()
     done = len(seen.turns)
     if done == 0:
-        return _execute("I look the findings up one by one.", case.setup(findings[0]) + case.rank("match_score(t, y)"))
+        return _execute("I look the findings up one by one.", case.setup(findings[0]) + case.rank("match_score(t, o)"))
     if done < len(findings):
-        return _execute("I look the next finding up.", f't = "{findings[done]}"\n' + case.rank("match_score(t, y)"))
+        return _execute("I look the next finding up.", f't = "{findings[done]}"\n' + case.rank("match_score(t, o)"))
     return _solution("I take the last match.", case.answer(_first_line(seen.observations[-1])))
 
 
 def _all_findings(case: _Case, seen: Conversation, rng: np.random.Generator) -> str:
     if not seen.turns:
-        code = case.setup(case.findings) + case.rank("match_score(t, y)")
+        code = case.setup(case.findings) + case.rank("match_score(t, o)")
         return _execute("I compare every candidate with all findings.", code)
     return _solution("I take the best match.", case.answer(_first_line(seen.observations[-1])))
 
@@ -116,7 +114,7 @@ def _verified(case: _Case, seen: Conversation, rng: np.random.Generator) -> str:
     if not case.excluded or len(seen.turns) != 1:
         return _all_findings(case, seen, rng)
     code = f'e = "{case.excluded}".split(", ")\n'
-    code += case.rank(f"match_score(t, y) - {CONTRADICTION_WEIGHT} * contradictions(e, y)")
+    code += case.rank(f"match_score(t, o) - {CONTRADICTION_WEIGHT} * contradictions(e, o)")
     return _execute("I verify against the excluded findings.", code)
 
 

@@ -1,7 +1,8 @@
 """The tiny model's tokenizer: byte-level BPE, trained on the training split alone.
 
-Numbers are cut into groups of up to three digits and every group is a token, so that an id such as HP:0001250 is a few
-distinct tokens and copying it is a lookup. The ChatML framing and the protocol's tags are single special tokens.
+An identifier is its constant prefix and two groups of three digits, each one token: HP:0001250 is `HP:0`, `001`, `250`.
+So lists are short and copying one is a few exact look-ups. The ChatML framing and the protocol's tags are single special
+tokens.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 PAD = "<|endoftext|>"
-_WORDS = r"\p{N}{1,3}| ?\p{L}+(?:_\p{L}+)*| ?[^\s\p{L}\p{N}]+|\s+"
+_WORDS = r"(?:, )?(?:ENSG00000|HP:0)(?=\p{N}{6})|\p{N}{1,3}| ?\p{L}+(?:_\p{L}+)*| ?[^\s\p{L}\p{N}]+|\s+"
 _NUMBERS = [f"{number:0{width}d}" for width in (1, 2, 3) for number in range(10**width)]
 NUMBER_WEIGHT = 1000
 """Times that each number is put among the training texts, so that each becomes a token."""
