@@ -1,13 +1,12 @@
 """Stage 3: the RL run in its folder, and what notebook 03 shows of a trajectory and of the run."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
-from matplotlib.figure import Figure
 
 from biomni_lib import figures
 from biomni_lib.agent.chat import ChatRenderer
@@ -16,6 +15,7 @@ from biomni_lib.config import RunConfig
 from biomni_lib.errors import DataError
 from biomni_lib.provenance import Manifest
 from biomni_lib.rl.train import OnStep, RLResult, train_rl
+from biomni_lib.stages.drawings import Drawing, save_drawings
 from biomni_lib.stages.paths import paths
 from biomni_lib.stages.stage import StageRun
 from biomni_lib.tasks import Instance
@@ -34,11 +34,6 @@ LIVE = {
 """What is shown of each step while the run goes on."""
 EDGE_STEPS = 5
 """First and last steps whose means are compared in the manifest."""
-FIGURES: Mapping[str, Callable[[pd.DataFrame], Figure]] = {
-    "learning-curves": figures.learning_curves,
-    "response-length": figures.response_length,
-    "idle-time": figures.idle_time,
-}
 
 
 @dataclass(frozen=True)
@@ -52,23 +47,26 @@ class _Loaded:
 
 
 class LiveTable:
-    """One row a step, shown in the notebook's cell and brought up to date after each."""
+    """One row a step, shown in the notebook's cell and brought up to date after each.
 
-    def __init__(self) -> None:
+    A run that is gone on with shows the steps that it has done already.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
         from IPython.display import display
 
-        self.rows: list[dict[str, float]] = []
+        self.rows = {row["step"]: row for row in read_metrics(paths(config).rl_metrics)}
         self._shown = display(self._table(), display_id=True)
 
     def __call__(self, step: int, metrics: Mapping[str, float]) -> None:
         """Add a step; give this object to `train` as `on_step`."""
-        self.rows.append({"step": step, **{short: metrics[name] for name, short in LIVE.items()}})
+        self.rows[step] = {"step": step, **metrics}
         if self._shown is not None:
             self._shown.update(self._table())
 
     def _table(self) -> pd.DataFrame:
-        table = pd.DataFrame(self.rows, columns=["step", *LIVE.values()])
-        return table.set_index("step").round({"tokens": 1, "seconds": 1}).round(2)
+        table = pd.DataFrame(self.rows.values(), columns=["step", *LIVE]).set_index("step")
+        return table.rename(columns=LIVE).astype(float).round(2)
 
 
 def ledger_table(trajectory: Trajectory, renderer: ChatRenderer, tokens: slice) -> pd.DataFrame:
@@ -146,14 +144,17 @@ def trained_rows(config: RunConfig) -> pd.DataFrame:
     return pd.concat([pq.read_table(file).to_pandas() for file in files], ignore_index=True)
 
 
-def draw(config: RunConfig) -> dict[str, Figure]:
+def draw(config: RunConfig) -> dict[str, Drawing]:
     """Save the run's figures from its tables; by name. Raises: DataError when the stage has not been run."""
-    metrics, stale = metrics_table(config), trained_rows(config)[["step", "staleness", "tokens"]]
-    drawn = {name: (function(metrics), metrics) for name, function in FIGURES.items()}
-    drawn["staleness"] = (figures.staleness(stale), stale)
-    for name, (figure, data) in drawn.items():
-        figures.save_figure(figure, f"rl-{name}", data, paths(config).figures)
-    return {name: figure for name, (figure, _) in drawn.items()}
+    metrics, rows = metrics_table(config), trained_rows(config)
+    stale = rows.groupby("staleness", as_index=False)["tokens"].sum()
+    made = [
+        Drawing.make("rl-learning-curves", figures.learning_curves, metrics, "Reward of the trajectories trained on"),
+        Drawing.make("rl-response-length", figures.response_length, metrics, "Length of the trajectories trained on"),
+        Drawing.make("rl-staleness", figures.staleness, stale, "Staleness of the tokens trained on"),
+        Drawing.make("rl-idle-time", figures.idle_time, metrics, "Time in which engine and learner had no work"),
+    ]
+    return save_drawings(made, paths(config).figures)
 
 
 def finish(run: StageRun) -> Manifest:

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Sequence
 
 import pandas as pd
-from matplotlib.figure import Figure
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from biomni_lib.agent.chat import ChatRenderer
@@ -14,12 +13,13 @@ from biomni_lib.agent.rollout import RolloutSettings, ToolEnvironment, rollout_s
 from biomni_lib.analysis import acceptance_intervals
 from biomni_lib.config import RunConfig
 from biomni_lib.errors import DataError
-from biomni_lib.figures import acceptance_by_strategy, save_figure
+from biomni_lib.figures import acceptance_by_strategy
 from biomni_lib.provenance import Manifest, atomic_path, atomic_write
 from biomni_lib.sft.model import build_model, save_model
 from biomni_lib.sft.rejection import acceptance_table, sample_teacher
 from biomni_lib.sft.tokenizer import train_tokenizer
 from biomni_lib.sft.train import SftTrainer, to_example
+from biomni_lib.stages.drawings import Drawing, save_drawings
 from biomni_lib.stages.paths import paths
 from biomni_lib.stages.stage import StageRun, key_file, key_of
 from biomni_lib.tasks import Instance
@@ -31,6 +31,7 @@ CONCURRENCY = 16
 """Teacher's rollouts at once: enough to keep two cores busy, each rollout being a short program."""
 PILOT_ROLLOUTS, PILOT_VOCAB, PILOT_PROMPTS, PILOT_MAX_TOKENS = 300, 1500, 50, 20_000
 """The conversations that the tokenizer is trained on, themselves encoded by a coarse one, which needs more tokens."""
+WILSON = "95% Wilson intervals"
 TEACHER_SETTINGS = ("seed", "data", "model", "prompt", "agent", "sandbox", "teacher")
 
 
@@ -165,15 +166,15 @@ def train(
     return model, pd.DataFrame(read_metrics(here.sft_metrics))
 
 
-def draw(config: RunConfig) -> dict[str, Figure]:
-    """Save the stage's figure from its tables; by name. Raises: DataError when the stage has not been run."""
+def draw(config: RunConfig) -> dict[str, Drawing]:
+    """Save the stage's figure from its table; by name. Raises: DataError when the stage has not been run."""
     source = paths(config).acceptance
     if not source.is_file():
         raise DataError(f"{source} is missing; run notebook 02_rejection_sampled_sft")
     table = acceptance_intervals(pd.read_csv(source))
-    figure = acceptance_by_strategy(table)
-    save_figure(figure, "acceptance-by-strategy", table, paths(config).figures)
-    return {"acceptance-by-strategy": figure}
+    title = "Share of the teacher's trajectories that are correct and well-formed"
+    drawing = Drawing.make("acceptance-by-strategy", acceptance_by_strategy, table, title, interval=WILSON)
+    return save_drawings([drawing], paths(config).figures)
 
 
 def finish(run: StageRun, metrics: pd.DataFrame, results: dict[str, float]) -> Manifest:

@@ -8,6 +8,8 @@ seconds, so that the manifest says what the stage costs and not what the last st
 import contextlib
 import hashlib
 import json
+import os
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -31,6 +33,7 @@ class StageRun:
         self.config, self.name, self.paths = config, name, paths(config)
         self._began = time.perf_counter()
         self._earlier_s = 0.0
+        _quiet()
 
     def has(self, part: Path, key: str) -> bool:
         """True when a part is there and was made under the same key; its seconds then count as the stage's."""
@@ -89,6 +92,13 @@ def key_of(config: RunConfig, *sections: str, files: Iterable[Path] = ()) -> str
 def key_file(part: Path) -> Path:
     """Where a part's key lies."""
     return part.with_name(f"{part.stem}.key")
+
+
+def _quiet() -> None:
+    """Switch off the progress bars of libraries: a notebook keeps what is printed into it."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if "transformers" in sys.modules:
+        sys.modules["transformers"].utils.logging.disable_progress_bar()
 
 
 def _record(part: Path) -> dict[str, Any]:

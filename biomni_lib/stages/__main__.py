@@ -1,0 +1,169 @@
+"""The command line of the stages: `python -m biomni_lib.stages COMMAND --preset cpu`; `make` calls it."""
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import typer
+
+from biomni_lib.config import RunConfig, load_config
+from biomni_lib.errors import BiomniError, ConfigError
+from biomni_lib.stages.paths import paths
+
+INTERRUPTED = 130
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+
+Preset = Annotated[str, typer.Option(help="Sizes and engines; `python -m biomni_lib.config NAME` prints one.")]
+Seed = Annotated[int, typer.Option(help="Root of all randomness; each seed has a folder of its own.")]
+RunsRoot = Annotated[str, typer.Option(help="Folder of all runs.", envvar="BIOMNI_RUNS_ROOT")]
+Settings = Annotated[list[str] | None, typer.Option("--set", help="A setting, such as rl.steps=5; may be repeated.")]
+
+
+def settings(preset: str, seed: int, runs_root: str, changed: list[str] | None) -> RunConfig:
+    """The settings that the options name. Raises: ConfigError."""
+    return load_config(preset, seed=seed, runs_root=runs_root, **dict(_setting(text) for text in changed or []))
+
+
+@app.command()
+def data(preset: Preset = "cpu", seed: Seed = 0, runs_root: RunsRoot = "runs", changed: Settings = None) -> None:
+    """Build the data lake anew."""
+    from biomni_lib.stages import build_data
+
+    config = settings(preset, seed, runs_root, changed)
+    tables = build_data.build(config).tables
+    print(f"{config.lake_dir}: {len(tables)} tables, {sum(t.rows for t in tables.values()):,} rows")
+
+
+@app.command()
+def notebooks(preset: Preset = "cpu", seed: Seed = 0, runs_root: RunsRoot = "runs", changed: Settings = None) -> None:
+    """Run the notebooks whose stage is not done."""
+    from biomni_lib.stages.runner import run_notebooks
+
+    config = settings(preset, seed, runs_root, changed)
+    with _stoppable(config):
+        run_notebooks(config)
+
+
+@app.command()
+def reproduce(preset: Preset = "cpu", seed: Seed = 0, runs_root: RunsRoot = "runs", changed: Settings = None) -> None:
+    """Run every stage that is not done, draw what is not drawn, and print the results."""
+    from biomni_lib.stages.runner import run_notebooks
+
+    config = settings(preset, seed, runs_root, changed)
+    here = paths(config)
+    with _stoppable(config):
+        if run_notebooks(config) or not here.figures.is_dir():
+            draw(config)
+        _print_results(config)
+    print(f"figures: {here.figures}\nexecuted notebooks: {here.notebooks}\nmanifests: {here.manifests}")
+
+
+@app.command()
+def publish(preset: Preset = "cpu", seed: Seed = 0, runs_root: RunsRoot = "runs", changed: Settings = None) -> None:
+    """Put a finished run's outputs into the project's notebooks and its numbers into results/."""
+    from biomni_lib.stages import runner, summary
+
+    config = settings(preset, seed, runs_root, changed)
+    print(*runner.publish_notebooks(config), *summary.publish(config), sep="\n")
+
+
+@app.command()
+def summary(preset: Preset = "cpu", seed: Seed = 0, runs_root: RunsRoot = "runs", changed: Settings = None) -> None:
+    """Print the results as one JSON object."""
+    from biomni_lib.stages import summary
+
+    summary.run(settings(preset, seed, runs_root, changed))
+
+
+@app.command()
+def verify(preset: Preset = "cpu", seed: Seed = 0, runs_root: RunsRoot = "runs", changed: Settings = None) -> None:
+    """Check a run against its manifests and against the published results."""
+    from biomni_lib.stages import verify
+
+    if not verify.run(settings(preset, seed, runs_root, changed)):
+        raise typer.Exit(1)
+
+
+@app.command()
+def seeds(preset: Preset = "cpu", seed: Seed = 0, runs_root: RunsRoot = "runs", changed: Settings = None) -> None:
+    """Run the preset with three seeds and pool their results."""
+    from biomni_lib.stages import seeds
+
+    config = settings(preset, seed, runs_root, changed)
+    with _stoppable(config):
+        seeds.run(config)
+
+
+@app.command()
+def figures(preset: Preset = "cpu", seed: Seed = 0, runs_root: RunsRoot = "runs", changed: Settings = None) -> None:
+    """Draw every figure again from its tables."""
+    config = settings(preset, seed, runs_root, changed)
+    names = draw(config)
+    print(f"{len(names)} figures in {paths(config).figures}: {', '.join(sorted(names))}")
+
+
+@app.command()
+def bench(preset: Preset = "cpu", seed: Seed = 0, runs_root: RunsRoot = "runs", changed: Settings = None) -> None:
+    """Measure speed as ratios within one run, into bench.json."""
+    from biomni_lib.stages import bench
+
+    bench.run(settings(preset, seed, runs_root, changed))
+
+
+def _print_results(config: RunConfig) -> None:
+    """Score, 95% interval and length of every model, task by task, and what each stage took."""
+    import pandas as pd
+
+    from biomni_lib.stages import summary
+
+    found = summary.summary(config)
+    rows = [{"task": t, "model": m, **numbers} for t, models in found["tasks"].items() for m, numbers in models.items()]
+    print("\n" + pd.DataFrame(rows).round(3).to_string(index=False))
+    took = ", ".join(f"{stage} {seconds:.0f}" for stage, seconds in found["seconds"].items())
+    print(f"\nseconds: {took}")
+
+
+def draw(config: RunConfig) -> list[str]:
+    """Save the figures of every stage; their names."""
+    from biomni_lib.stages import evaluate, length_vs_score, rl, sft
+
+    return [name for stage in (sft, rl, evaluate, length_vs_score) for name in stage.draw(config)]
+
+
+@contextlib.contextmanager
+def _stoppable(config: RunConfig) -> Iterator[None]:
+    """Ctrl-C ends the command with one line that says how to go on."""
+    from biomni_lib.stages.runner import resume_command
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"\nstopped; to go on: {resume_command(config)}", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def main() -> None:
+    """Run the command line; a failure is one line on stderr (a failed notebook: one block) and exit status 1."""
+    try:
+        app()
+    except BiomniError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """`rl.steps=5` as a name and a value; a value that is not JSON is text."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ConfigError(f"--set {text}: must be NAME=VALUE, such as rl.steps=5")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
+
+
+if __name__ == "__main__":
+    main()
