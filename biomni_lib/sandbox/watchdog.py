@@ -5,6 +5,7 @@ forked child's inherited pages again and again; only a tree over the limit by it
 `smaps_rollup`). Sessions that run a block are read every 50 ms, idle ones every second. Linux only.
 """
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,9 +21,13 @@ def tree_pids(pid: int) -> Iterator[int]:
     while waiting:
         current = waiting.pop()
         yield current
-        for children in Path(f"/proc/{current}/task").glob("*/children"):
+        try:
+            threads = os.listdir(f"/proc/{current}/task")
+        except OSError:
+            continue  # the process has ended since it was listed
+        for thread in threads:
             try:
-                waiting += [int(child) for child in children.read_text().split()]
+                waiting += map(int, Path(f"/proc/{current}/task/{thread}/children").read_text().split())
             except OSError:
                 continue
 
