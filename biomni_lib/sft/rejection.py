@@ -41,6 +41,7 @@ async def sample_teacher(
         samples: trajectories an instance. mix: how often each strategy is followed.
         concurrency: rollouts at once. progress: told after each.
     Returns: graded trajectories in the order of instances and samples, with their strategy.
+    Raises: the first error of a rollout, when all have been stopped.
     """
     engines = {name: ScriptedEngine(strategy_script(name), renderer) for name in mix}
     places, done = asyncio.Semaphore(concurrency), 0
@@ -61,7 +62,12 @@ async def sample_teacher(
         return score(trajectory, instance)
 
     jobs = [one(i, instance, sample) for i, instance in enumerate(instances) for sample in range(samples)]
-    return list(await asyncio.gather(*jobs))
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(job) for job in jobs]
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+    return [task.result() for task in tasks]
 
 
 def draw_strategy(mix: Mapping[str, float], rng: np.random.Generator) -> str:

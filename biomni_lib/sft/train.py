@@ -112,7 +112,14 @@ class SftTrainer:
 
         Raises: TrainingError when the loss is not finite.
         """
+        threads = torch.get_num_threads()
         torch.set_num_threads(self.config.sft.threads)
+        try:
+            self._train(on_step)
+        finally:
+            torch.set_num_threads(threads)
+
+    def _train(self, on_step: OnStep | None) -> None:
         began, first = time.monotonic(), self.step_number
         while self.step_number < len(self.batches):
             metrics = self.step()
