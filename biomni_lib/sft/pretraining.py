@@ -42,7 +42,7 @@ def copy_documents(instances: Sequence[Instance], renderer: ChatRenderer, *, cou
 def _document(renderer: ChatRenderer, findings: list[str], excluded: list[str], genes: list[str]) -> Example:
     lists = ", ".join(findings), ", ".join(excluded) or "none", ", ".join(genes)
     source = "Phenotypes: {}\nExcluded phenotypes: {}\nCandidate genes: {}\n".format(*lists)
-    copy = 't = "{}".split(", ")\ngenes = "{}".split(", ")\ne = "{}".split(", ")\n'.format(lists[0], lists[2], lists[1])
+    copy = f't = "{lists[0]}".split(", ")\ngenes = "{lists[2]}".split(", ")\ne = "{lists[1]}".split(", ")\n'
     before, after = renderer.plain(source), renderer.plain(copy)
     mask = torch.tensor([False] * len(before) + [True] * len(after))
     return Example(torch.tensor(before + after), mask)

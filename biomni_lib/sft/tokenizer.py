@@ -1,8 +1,8 @@
 """The tiny model's tokenizer: byte-level BPE, trained on the training split alone.
 
 An identifier is its constant prefix and two groups of three digits, each one token: HP:0001250 is `HP:0`, `001`, `250`.
-So lists are short and copying one is a few exact look-ups. The ChatML framing and the protocol's tags are single special
-tokens.
+So lists are short and copying one is a few exact look-ups. The ChatML framing and the protocol's tags are single
+special tokens.
 """
 
 from __future__ import annotations
