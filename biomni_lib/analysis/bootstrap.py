@@ -60,7 +60,8 @@ def paired_difference(
 ) -> pd.Series:
     """How much higher `column` is for `model` than for `reference` on the same instances (and seeds).
 
-    Where nothing differs, the interval is the exact binomial bound on the share of instances that might, to both sides.
+    Where nothing differs in a column of shares, the interval is the exact binomial bound on the share of instances that
+    might, to both sides.
     The p-value is that of the sign-flip permutation test over instances, two-sided: exact where few differ, otherwise
     from `draws` random flips. It is conditional on the seeds; the interval is not.
 
@@ -72,7 +73,8 @@ def paired_difference(
     pairs = _pairs(rows, model, reference, column)
     estimate = bootstrap_mean(pairs, "difference", draws=draws, seed=seed)
     if not pairs["difference"].any():
-        estimate = estimate._replace(low=-estimate.high)
+        bound = estimate.high if rows[column].dropna().between(0, 1).all() else 0.0
+        estimate = Estimate(0.0, -bound, bound)
     by_instance = pairs.groupby(INSTANCE)["difference"].mean().to_numpy()
     return pd.Series(
         {

@@ -156,11 +156,12 @@ def evaluated_rows(config: RunConfig) -> pd.DataFrame:
 
 def drawings(config: RunConfig) -> list[Drawing]:
     """The stage's figures, from the tables on disk."""
-    draws = {"draws": config.evaluate.bootstrap, "seed": config.seed}
+    draws: dict[str, Any] = {"draws": config.evaluate.bootstrap, "seed": config.seed}
     scores = score_table(evaluate.load_rows([paths(config).evaluate]), **draws)
     gains = difference_by_seed(pooled_rows(config), **draws)
+    together = scores[scores["task"] == "all"]
     return [
-        Drawing.make("headline", figures.headline, scores, "Score on held-out patients, all tasks"),
+        Drawing.make("headline", figures.headline, together, "Score on held-out patients, all tasks"),
         Drawing.make("score-by-task", figures.score_by_task, scores, "Score on held-out patients by task and model"),
         Drawing.make("seeds", figures.seed_differences, gains, "Gain of RL over SFT, seed by seed and pooled"),
     ]

@@ -6,6 +6,7 @@ Heuristics write no tokens and are left out.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -34,6 +35,17 @@ from biomni_lib.stages.rl import metrics_table, trained_rows
 from biomni_lib.stages.stage import StageRun
 
 STAGE = "length_vs_score"
+READINGS = (
+    "within-task",
+    "within-task-not-truncated",
+    "over-tasks",
+    "over-strategies",
+    "over-turns",
+    "within-instance",
+    "rl-minus-sft",
+    "over-training",
+)
+"""The stage's tables."""
 READ = ["task", "instance_id", "sample", "strategy", "loss_mask", "turns", "ending", "correctness"]
 
 
@@ -54,7 +66,7 @@ def repeated_rows(config: RunConfig) -> pd.DataFrame:
     Raises: DataError when a stage before has not run.
     """
     trained = trained_rows(config).assign(model="rl, training")
-    sampled = teacher_rows(config).assign(model="teacher, sampling")
+    sampled = teacher_rows(config)
     columns = ["task", "instance_id", "sample", "model", "tokens", "turns", "ending", "correctness"]
     return pd.concat([sampled[columns], trained[columns]], ignore_index=True)
 
@@ -62,7 +74,8 @@ def repeated_rows(config: RunConfig) -> pd.DataFrame:
 def teacher_rows(config: RunConfig) -> pd.DataFrame:
     """Every trajectory that the teacher sampled, one row each, without its tokens.
 
-    Returns: task, instance_id, sample, strategy, ending, correctness, tokens (that it wrote), turns.
+    Returns: task, instance_id, sample, model (`teacher, sampling`), strategy, ending, correctness, tokens (that it
+        wrote), turns.
     Raises: DataError when there are none.
     """
     path = paths(config).teacher
@@ -73,7 +86,8 @@ def teacher_rows(config: RunConfig) -> pd.DataFrame:
             f"{path} cannot be read ({type(error).__name__}); run notebook 02_rejection_sampled_sft"
         ) from None
     rows = table.drop(["loss_mask", "turns"]).to_pandas()
-    return rows.assign(tokens=_true_counts(table["loss_mask"]), turns=pc.list_value_length(table["turns"]).to_numpy())
+    turns = pc.list_value_length(table["turns"]).to_numpy()
+    return rows.assign(model="teacher, sampling", tokens=_true_counts(table["loss_mask"]), turns=turns)
 
 
 def without_truncated(rows: pd.DataFrame) -> pd.DataFrame:
@@ -103,7 +117,7 @@ def by_strategy(rows: pd.DataFrame, *, draws: int, seed: int) -> pd.DataFrame:
         rows: with `strategy`, of the teacher.
     Returns: task, then the columns of `across_strata`.
     """
-    return _by_task(rows[rows["strategy"] != ""], "strategy", draws, seed)
+    return _by_task(rows, "strategy", draws, seed)
 
 
 def by_turns(rows: pd.DataFrame, *, draws: int, seed: int) -> pd.DataFrame:
@@ -117,12 +131,12 @@ def by_turns(rows: pd.DataFrame, *, draws: int, seed: int) -> pd.DataFrame:
 def tables(config: RunConfig) -> dict[str, pd.DataFrame]:
     """Every reading by name, as notebook 05 shows them one by one."""
     rows, repeated = answered_rows(config), repeated_rows(config)
-    draws = {"draws": config.evaluate.bootstrap, "seed": config.seed}
+    draws: dict[str, Any] = {"draws": config.evaluate.bootstrap, "seed": config.seed}
     return {
         "within-task": within_task(rows, **draws),
         "within-task-not-truncated": within_task(without_truncated(rows), **draws),
         "over-tasks": across_strata(rows, **draws),
-        "over-strategies": by_strategy(rows, **draws),
+        "over-strategies": by_strategy(teacher_rows(config), **draws),
         "over-turns": by_turns(rows, **draws),
         "within-instance": within_instance(repeated, **draws),
         "rl-minus-sft": rl_minus_sft(rows, **draws),
@@ -134,9 +148,12 @@ def finish(run: StageRun, found: Mapping[str, pd.DataFrame]) -> Manifest:
     """Save the readings, draw the figures, record the stage.
 
     Args:
-        found: tables by name, as `tables` gives them.
+        found: a table for each of `READINGS`, as `tables` gives them.
+    Raises: DataError when a reading is missing.
     """
     p = run.paths
+    if missing := set(READINGS) - set(found):
+        raise DataError(f"length against score: no table {', '.join(sorted(missing))}; make it before finishing")
     for name, table in found.items():
         atomic_write(p.length / f"{name}.csv", table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
     draw(run.config)

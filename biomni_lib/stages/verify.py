@@ -57,7 +57,7 @@ def check_run(config: RunConfig) -> Iterator[Check]:
         return
     yield _recomputed(config, found)
     if summary_file(config).is_file():
-        yield from compare(found["tasks"], _published(config))
+        yield from compare(found["tasks"], published_tasks(config))
 
 
 def compare(found: dict[str, Any], published: dict[str, Any]) -> Iterator[Check]:
@@ -75,6 +75,16 @@ def compare(found: dict[str, Any], published: dict[str, Any]) -> Iterator[Check]
                 yield from _in_band(f"{task}, {model}", own, wanted)
             else:
                 yield _equal(f"{task}, {model}", own, wanted)
+
+
+def published_tasks(config: RunConfig) -> dict[str, Any]:
+    """The part `tasks` of the published summary. Raises: DataError when the file cannot be read as one."""
+    path = summary_file(config)
+    try:
+        tasks: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["tasks"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: not a readable summary ({error}); restore it from the repository") from None
+    return tasks
 
 
 def _recomputed(config: RunConfig, found: dict[str, Any]) -> Check:
@@ -110,13 +120,3 @@ def _targets(config: RunConfig) -> Iterator[str]:
         return
     yield "targets (shown, not part of the verdict):"
     yield table.round(4).to_string(index=False)
-
-
-def _published(config: RunConfig) -> dict[str, Any]:
-    """The part `tasks` of the published summary."""
-    path = summary_file(config)
-    try:
-        tasks: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["tasks"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: not a readable summary ({error}); restore it from the repository") from None
-    return tasks

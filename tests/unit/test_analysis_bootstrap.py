@@ -141,3 +141,5 @@ def test_models_that_never_differ_may_differ_either_way():
     found = paired_difference(pair, "rl", "sft", draws=50)
     bound = 1 - 0.025 ** (1 / 40)
     assert found[["difference", "ci_low", "ci_high", "p"]].tolist() == pytest.approx([0, -bound, bound, 1])
+    lengths = paired_difference(pair.assign(tokens=50), "rl", "sft", "tokens", draws=50)
+    assert lengths[["difference", "ci_low", "ci_high", "p"]].tolist() == [0, 0, 0, 1]
