@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 PAD = "<|endoftext|>"
-_WORDS = r"(?:, )?(?:ENSG00000|HP:0)(?=\p{N}{6})|\p{N}{1,3}| ?\p{L}+(?:_\p{L}+)*| ?[^\s\p{L}\p{N}]+|\s+"
+_WORDS = r"(?:, | )?(?:ENSG00000|HP:0)(?=\p{N}{6})|\p{N}{1,3}| ?\p{L}+(?:_\p{L}+)*| ?[^\s\p{L}\p{N}]+|\s+"
 _NUMBERS = [f"{number:0{width}d}" for width in (1, 2, 3) for number in range(10**width)]
 NUMBER_WEIGHT = 1000
 """Times that each number is put among the training texts, so that each becomes a token."""

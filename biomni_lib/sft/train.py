@@ -25,6 +25,8 @@ from biomni_lib.rl.logprobs import token_logprobs
 from biomni_lib.sft.muon import Muon
 
 CHECKPOINT_EVERY = 50
+COOLDOWN = 0.4
+"""Share of the steps over which the learning rate falls to zero."""
 BETAS = (0.9, 0.95)
 OnStep = Callable[[dict[str, float]], None]
 
@@ -153,10 +155,10 @@ class SftTrainer:
         }
 
     def _schedule(self) -> float:
-        """Share of the peak learning rate: linear warm-up, then linear decay to zero."""
-        warmup, total = self.config.sft.warmup_steps, len(self.batches)
-        rising = (self.step_number + 1) / max(1, warmup)
-        falling = (total - self.step_number) / max(1, total - warmup)
+        """Share of the peak learning rate: linear warm-up, a plateau, then linear decay to zero."""
+        total = len(self.batches)
+        rising = (self.step_number + 1) / max(1, self.config.sft.warmup_steps)
+        falling = (total - self.step_number) / (COOLDOWN * total)
         return min(1.0, rising, falling)
 
     def _save(self) -> None:
