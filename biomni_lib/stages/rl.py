@@ -1,5 +1,6 @@
 """Stage 3: the RL run in its folder, and what notebook 03 shows of a trajectory and of the run."""
 
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,11 +14,12 @@ from biomni_lib.agent.chat import ChatRenderer
 from biomni_lib.agent.ledger import Trajectory
 from biomni_lib.config import RunConfig
 from biomni_lib.errors import DataError
-from biomni_lib.provenance import Manifest
+from biomni_lib.provenance import Manifest, atomic_write, manifest_path, read_manifest
+from biomni_lib.rl.checkpoints import MAY_CHANGE, last_checkpoint
 from biomni_lib.rl.train import OnStep, RLResult, train_rl
 from biomni_lib.stages.drawings import Drawing, save_drawings
 from biomni_lib.stages.paths import paths
-from biomni_lib.stages.stage import StageRun
+from biomni_lib.stages.stage import StageRun, key_file, key_of
 from biomni_lib.tasks import Instance
 from biomni_lib.tracking import read_metrics
 
@@ -111,7 +113,8 @@ def train(run: StageRun, instances: Sequence[Instance], on_step: OnStep | None =
 
     Args:
         on_step: called after each step with its number and metrics.
-    Raises: TrainingError when the folder holds a run with other settings or another starting model.
+    Raises: TrainingError when the folder holds an unfinished run with other settings or another starting model; a
+        finished one makes room.
     """
     began, steps = time.perf_counter(), run.config.rl.steps
 
@@ -122,10 +125,24 @@ def train(run: StageRun, instances: Sequence[Instance], on_step: OnStep | None =
         if on_step is not None:
             on_step(step, metrics)
 
+    _make_room(run)
     run.say("rl: starting the rollout process")
     result = train_rl(run.config, [_Loaded(instances)], run.paths.sft_model, run.paths.rl, report)
     run.add_seconds(result.seconds - (time.perf_counter() - began))
     return result
+
+
+def _make_room(run: StageRun) -> None:
+    """Clear the folder for a run that starts anew: nothing to go on from, or a finished run of something else."""
+    folder, mark = run.paths.rl, key_file(run.paths.rl)
+    unsettled = {"rl": run.config.rl.model_copy(update=dict.fromkeys(MAY_CHANGE))}
+    sections = ("seed", "data", "prompt", "agent", "rl")
+    key = key_of(run.config.model_copy(update=unsettled), *sections, files=[run.paths.sft_model])
+    other = mark.is_file() and mark.read_text() != key and read_manifest(run.config, run.name) is not None
+    if other or last_checkpoint(folder / "checkpoints") is None:
+        shutil.rmtree(folder, ignore_errors=True)
+        manifest_path(run.config, run.name).unlink(missing_ok=True)
+        atomic_write(mark, key)
 
 
 def metrics_table(config: RunConfig) -> pd.DataFrame:

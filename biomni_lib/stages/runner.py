@@ -91,11 +91,12 @@ def publish_notebooks(config: RunConfig) -> list[Path]:
     """Put the outputs of a finished run into the notebooks of the project.
 
     Returns: the notebooks written.
-    Raises: RunError when a stage is not done or the executed code is another; ConfigError for settings other than a
-        preset's own with seed 0.
+    Raises: RunError when a stage is not done or the executed code is another; ConfigError for settings other than
+        the default preset's own with seed 0.
     """
-    if config.seed != 0 or _differences(config):
-        raise ConfigError("stored notebooks show a preset's own settings and seed 0; publish such a run")
+    default = RunConfig().preset
+    if config.preset != default or config.seed != 0 or _differences(config):
+        raise ConfigError(f"stored notebooks show preset {default} with its own settings and seed 0; publish that run")
     with run_lock(config.run_dir):
         sources = {stage: _read(notebook_file(name)) for stage, name in NOTEBOOKS.items()}
         for stage, source in sources.items():
@@ -133,6 +134,11 @@ def executed_file(config: RunConfig, stage: str) -> Path:
     return paths(config).notebooks / f"{NOTEBOOKS[stage]}.ipynb"
 
 
+def kernel_log(config: RunConfig, stage: str) -> Path:
+    """What a stage's kernel said outside the notebook."""
+    return executed_file(config, stage).with_suffix(".log")
+
+
 def _run(config: RunConfig, stage: str, settings: dict[str, Any]) -> None:
     """One notebook; afterwards its stage must be done."""
     source, target = notebook_file(NOTEBOOKS[stage]), executed_file(config, stage)
@@ -159,14 +165,27 @@ def _execute(config: RunConfig, stage: str, source: Path, target: Path, settings
             kernel_name=KERNEL,
             cwd=str(project_root()),
             progress_bar=False,
-            extra_arguments=["--IPKernelApp.log_level=ERROR"],
+            kernel_manager_class=_kernel_manager(kernel_log(config, stage)),
         )
     except PapermillExecutionError as error:
         lines = _last_lines(error.ename, error.evalue, error.traceback)
         raise RunError(_failure(config, stage, f"cell {error.exec_count}", lines, target)) from None
     except DeadKernelError:
-        lines = ["the kernel died; most often the machine was out of memory"]
+        log = kernel_log(config, stage).read_text(errors="replace").splitlines()
+        lines = ["the kernel died; most often the machine is out of memory", *log[-LAST_LINES:]]
         raise RunError(_failure(config, stage, "an unknown cell", lines, target)) from None
+
+
+def _kernel_manager(log: Path) -> type[Any]:
+    """Kernels whose own words go to a file: of interest only when they die."""
+    from jupyter_client.manager import AsyncKernelManager
+
+    class LoggedKernelManager(AsyncKernelManager):
+        async def start_kernel(self, **options: Any) -> None:  # type: ignore[override]
+            with log.open("wb") as file:
+                await super().start_kernel(stdout=file, stderr=file, **options)
+
+    return LoggedKernelManager
 
 
 def _failure(config: RunConfig, stage: str, cell: str, lines: list[str], target: Path) -> str:
