@@ -1,0 +1,157 @@
+"""The last two stages on a small run folder: real lake, sandbox, engine and teacher; models that learned nothing."""
+
+import shutil
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from biomni_lib.agent.chat import ChatRenderer
+from biomni_lib.agent.ledger import load_trajectories, save_trajectories
+from biomni_lib.errors import DataError
+from biomni_lib.evaluate import rows_file, trajectories_file
+from biomni_lib.provenance import read_manifest, stage_done
+from biomni_lib.rl.report import rollout_metrics, trajectory_rows, write_rows
+from biomni_lib.rl.scheduler import Group
+from biomni_lib.sandbox import Sandbox
+from biomni_lib.sft.model import build_model, save_model
+from biomni_lib.sft.rejection import sample_teacher
+from biomni_lib.sft.tokenizer import train_tokenizer
+from biomni_lib.stages import build_data, evaluate, length_vs_score, results, verify
+from biomni_lib.stages.paths import paths
+from biomni_lib.stages.sft import rollout_settings
+from biomni_lib.tracking import Tracker
+
+SIZES = {
+    "data": {"train_instances": 12, "dev_instances": 2, "heldout_instances": 6},
+    "teacher": {"instances": 12},
+    "evaluate": {"instances": 5, "bootstrap": 50},
+    "agent": {"max_turn_tokens": 300, "max_tokens": 1000},
+    "model": {"vocab": 2048},
+}
+HEURISTICS = {"random", "one_term", "overlap", "overlap_excluded"}
+MODELS = {"base", "sft", "rl", "teacher", "teacher_best"}
+N = 10
+
+
+async def make_run(config, lake_dir):
+    """The files that the first three stages leave: instances, models, the teacher's samples, the record of RL."""
+    here = paths(config)
+    shutil.copytree(lake_dir, config.lake_dir)
+    build_data.save_instances(config, build_data.open_tasks(config, build_data.open_lake(config)))
+    train = build_data.load_instances(config, "train")
+    tokenizer = train_tokenizer([i.prompt for i in train], config.model.vocab)
+    for seed, folder in enumerate((here.base, here.sft_model, here.rl_model)):
+        save_model(build_model(config.model, tokenizer, seed), tokenizer, folder)
+    renderer, settings = ChatRenderer(tokenizer), rollout_settings(config)
+    async with await Sandbox.start(config.sandbox, config.lake_dir) as sandbox:
+        taught = await sample_teacher(train, sandbox, renderer, settings, samples=4, seed=0, concurrency=8)
+    save_trajectories(here.teacher, taught)
+    with Tracker(here.rl, "rl", config) as tracker:
+        for step in range(2):
+            rows = trajectory_rows([Group(step, taught[4 * step : 4 * step + 4])], step)
+            write_rows(here.rl / "trajectories" / f"step-{step:05d}.parquet", rows)
+            tracker.log(step, rollout_metrics(rows))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, lake_dir):
+    """A run folder in which both stages have finished, and the rows of the first. Tests that change it copy it."""
+    import asyncio
+
+    from biomni_lib.config import load_config
+
+    config = load_config("smoke", runs_root=tmp_path_factory.mktemp("evaluated") / "runs", **SIZES)
+    asyncio.run(make_run(config, lake_dir))
+    rows = evaluate.run(config)
+    length_vs_score.run(config)
+    return config, rows
+
+
+@pytest.fixture
+def copied(finished, tmp_path, monkeypatch):
+    """The same folder, to change; no published results beside it."""
+    monkeypatch.setattr(results, "results_dir", lambda: tmp_path / "results")
+    config = finished[0].model_copy(update={"runs_root": tmp_path / "runs"})
+    shutil.copytree(finished[0].runs_root, config.runs_root)
+    return config
+
+
+def test_everyone_answers_the_same_patients(finished):
+    config, rows = finished
+    assert set(rows["model"]) == HEURISTICS | MODELS
+    asked = rows.groupby("model")[["task", "instance_id"]].apply(lambda part: set(map(tuple, part.to_numpy())))
+    heldout = {(i.task, i.id) for i in build_data.load_instances(config, "heldout")}
+    assert all(part == asked["rl"] and len(part) == N and part < heldout for part in asked)
+    assert set(rows.loc[rows["format"].isna(), "model"]) == HEURISTICS
+
+
+def test_the_teacher_follows_its_strategies_and_the_rows_are_its_trajectories(finished):
+    config, rows = finished
+    best = rows[rows["model"] == "teacher_best"]
+    assert set(best["strategy"]) == {"verified"} and best["tool_calls"].ge(1).all()
+    kept = load_trajectories(trajectories_file(paths(config).evaluate, "teacher_best"))
+    assert [t.response_tokens for t in kept] == best["tokens"].tolist()
+    assert [t.correctness for t in kept] == best["correctness"].tolist()
+
+
+def test_both_stages_are_recorded_and_their_figures_drawn(finished):
+    config, _ = finished
+    assert stage_done(config, "evaluate") and stage_done(config, "length_vs_score")
+    assert set(read_manifest(config, "evaluate").results["tasks"]["all"]) == HEURISTICS | MODELS
+    drawn = {"headline", "score-by-task", "seeds", "length-vs-score", "response-length"}
+    kinds = ("pdf", "svg", "png", "csv", "txt")
+    assert {f"{name}.{kind}" for name in drawn for kind in kinds} == {p.name for p in paths(config).figures.iterdir()}
+
+
+def test_every_reading_of_length_is_saved(finished):
+    config, _ = finished
+    saved = {p.stem: pd.read_csv(p) for p in paths(config).length.iterdir()}
+    assert set(saved) == set(length_vs_score.READINGS)
+    assert set(saved["within-task"]["model"]) == MODELS
+    assert saved["rl-minus-sft"].groupby("column")["task"].nunique().to_dict() == {
+        "correctness": 3,
+        "tokens": 3,
+        "turns": 3,
+    }
+
+
+def test_the_teachers_lengths_are_those_of_its_ledgers(finished):
+    rows = length_vs_score.teacher_rows(finished[0])
+    kept = load_trajectories(paths(finished[0]).teacher)
+    assert rows["tokens"].tolist() == [t.response_tokens for t in kept]
+    assert rows["turns"].tolist() == [len(t.turns) for t in kept]
+
+
+def test_a_second_run_reads_what_is_there_and_new_weights_are_asked_anew(copied):
+    folder = paths(copied).evaluate
+    before = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.rows.parquet")}
+    sft = pq.read_table(rows_file(folder, "sft")).to_pandas()
+    shutil.copytree(paths(copied).sft_model, paths(copied).rl_model, dirs_exist_ok=True)
+    evaluate.run(copied)
+    after = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.rows.parquet")}
+    assert {name for name in before if after[name] != before[name]} == {"rl.rows.parquet", "baselines.rows.parquet"}
+    rl = pq.read_table(rows_file(folder, "rl")).to_pandas()
+    assert rl["tokens"].tolist() == sft["tokens"].tolist()  # the same weights under the same seeds
+
+
+def test_verification_meets_a_run_and_finds_what_was_changed(copied, capsys):
+    stages = ("evaluate", "length_vs_score")
+    checks = {check.what: check.met for check in verify.check_run(copied)}
+    assert [checks[f"stage {stage}"] for stage in stages] == [True, True] and checks["results computed from the rows"]
+    path = rows_file(paths(copied).evaluate, "rl")
+    table = pq.read_table(path)
+    better = table.set_column(table.schema.get_field_index("score"), "score", [[1.0] * len(table)])
+    pq.write_table(better, path)
+    assert not verify.run(copied)
+    said = capsys.readouterr().out
+    assert "rl.rows.parquet changed" in said and "MISS  results computed from the rows" in said
+
+
+def test_missing_parts_are_named(copied):
+    shutil.rmtree(paths(copied).rl_model)
+    with pytest.raises(DataError, match="no model rl; run the notebooks before this one"):
+        evaluate.run(copied)
+    few = copied.model_copy(update={"evaluate": copied.evaluate.model_copy(update={"instances": 7})})
+    with pytest.raises(DataError, match="evaluate.instances asks for 7"):
+        evaluate.open_heldout(few)
