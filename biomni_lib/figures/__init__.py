@@ -8,7 +8,7 @@ from biomni_lib.figures.length import length_vs_score
 from biomni_lib.figures.saving import caption, save_figure
 from biomni_lib.figures.scores import acceptance_by_strategy, headline, score_by_task, seed_differences
 from biomni_lib.figures.style import COLUMN_WIDTH_IN, PAGE_WIDTH_IN
-from biomni_lib.figures.training import idle_time, learning_curves, response_length, staleness
+from biomni_lib.figures.training import idle_time, learning_curves, loss_curve, response_length, staleness
 
 __all__ = [
     "COLUMN_WIDTH_IN",
@@ -19,6 +19,7 @@ __all__ = [
     "idle_time",
     "learning_curves",
     "length_vs_score",
+    "loss_curve",
     "response_length",
     "save_figure",
     "score_by_task",

@@ -68,6 +68,22 @@ def response_length(metrics: pd.DataFrame, *, width_in: float = PAGE_WIDTH_IN) -
 
 
 @styled
+def loss_curve(metrics: pd.DataFrame, *, width_in: float = COLUMN_WIDTH_IN) -> Figure:
+    """Loss of supervised training, by step.
+
+    Args:
+        metrics: step, sft/loss; optionally seed.
+    Raises: DataError when the table is empty or lacks a column.
+    """
+    figure = new_figure(width_in, 1.9)
+    ax = figure.subplots()
+    _curves(ax, metrics, {"sft/loss": ("Loss", VERMILION)}, "loss curve")
+    ax.set_ylim(bottom=0)
+    ax.set_ylabel("Nats a token")
+    return figure
+
+
+@styled
 def idle_time(metrics: pd.DataFrame, *, width_in: float = COLUMN_WIDTH_IN) -> Figure:
     """Share of the time in which the engine and the learner had nothing to do, by step.
 

@@ -53,6 +53,11 @@ class Paths:
         return self.sft / "base"
 
     @property
+    def pretrained(self) -> Path:
+        """The model that has learned to copy identifiers and nothing else."""
+        return self.sft / "pretrained"
+
+    @property
     def sft_model(self) -> Path:
         return self.sft / "model"
 
@@ -61,12 +66,8 @@ class Paths:
         return self.sft / "model-best-strategy"
 
     @property
-    def sft_checkpoint(self) -> Path:
-        return self.sft / "checkpoint.pt"
-
-    @property
     def sft_metrics(self) -> Path:
-        return self.sft / "metrics" / "sft.jsonl"
+        return self.sft / "metrics" / "model.jsonl"
 
     @property
     def rl(self) -> Path:

@@ -1,7 +1,9 @@
 """Stage 2: the teacher's samples, the tokenizer, the untrained and the fine-tuned model, each made once and kept."""
 
 import dataclasses
+import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 
 import pandas as pd
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
@@ -13,12 +15,12 @@ from biomni_lib.agent.rollout import RolloutSettings, ToolEnvironment, rollout_s
 from biomni_lib.analysis import acceptance_intervals
 from biomni_lib.config import RunConfig
 from biomni_lib.errors import DataError
-from biomni_lib.figures import acceptance_by_strategy
+from biomni_lib.figures import acceptance_by_strategy, loss_curve
 from biomni_lib.provenance import Manifest, atomic_path, atomic_write
 from biomni_lib.sft.model import build_model, save_model
 from biomni_lib.sft.rejection import acceptance_table, sample_teacher
 from biomni_lib.sft.tokenizer import train_tokenizer
-from biomni_lib.sft.train import SftTrainer, to_example
+from biomni_lib.sft.train import Example, SftTrainer
 from biomni_lib.stages.drawings import Drawing, save_drawings
 from biomni_lib.stages.paths import paths
 from biomni_lib.stages.stage import StageRun, key_file, key_of
@@ -133,65 +135,83 @@ def save_accepted(run: StageRun, sampled: Sequence[Trajectory], accepted: Sequen
     return table
 
 
-def train(
-    run: StageRun, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, accepted: Sequence[Trajectory]
+def fit(
+    run: StageRun,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Sequence[Example],
+    target: Path,
+    *,
+    epochs: int | None = None,
 ) -> tuple[PreTrainedModel, pd.DataFrame]:
-    """Fine-tune the model on the accepted trajectories, or go on where an interrupted training stopped.
+    """Train a model on examples and save it, or go on where an interrupted training stopped.
 
-    Returns: the trained model, which is saved, and its metrics, one row a step.
-    Raises: DataError without a trajectory; TrainingError when the loss is not finite.
+    Args:
+        model: where to start. target: folder of the trained model. epochs: `config.sft.epochs` when None.
+    Returns: the trained model and its metrics, one row a step (columns step, sft/loss, and more).
+    Raises: DataError without an example; TrainingError when the loss is not finite.
     """
-    here = run.paths
-    key = key_of(run.config, "seed", "model", "sft", files=[here.base, here.accepted])
-    if run.has(here.sft_model, key):
-        trained = AutoModelForCausalLM.from_pretrained(here.sft_model)
-        return trained, pd.DataFrame(read_metrics(here.sft_metrics))
-    _start_checkpoint(run, key)
-    trainer = SftTrainer(model, [to_example(t) for t in accepted], run.config, here.sft_checkpoint)
-    with (
-        run.making(here.sft_model, key),
-        Tracker(here.sft, "sft", run.config, resume_step=trainer.step_number + 1) as tracker,
-    ):
+    key = _training_key(run.config, model, examples, epochs)
+    log = run.paths.sft / "metrics" / f"{target.name}.jsonl"
+    if run.has(target, key):
+        return AutoModelForCausalLM.from_pretrained(target), pd.DataFrame(read_metrics(log))
+    checkpoint = target.with_name(f"{target.name}-checkpoint.pt")
+    _start_checkpoint(checkpoint, key)
+    trainer = SftTrainer(model, examples, run.config, checkpoint, epochs)
+    first, steps = trainer.step_number + 1, len(trainer.batches)
+    with run.making(target, key), Tracker(run.paths.sft, target.name, run.config, resume_step=first) as tracker:
 
         def on_step(metrics: dict[str, float]) -> None:
-            step, left = int(metrics["step"]), metrics["seconds_left"]
-            tracker.log(step, {name: metrics[name] for name in metrics if name not in ("step", "seconds_left")})
-            run.say(f"sft: step {step} of {len(trainer.batches)}, loss {metrics['sft/loss']:.3f}, {left:.0f} s left")
+            step, left = int(metrics.pop("step")), metrics.pop("seconds_left")
+            tracker.log(step, metrics)
+            run.say(f"sft: {target.name}, step {step} of {steps}, loss {metrics['sft/loss']:.3f}, {left:.0f} s left")
 
         trainer.train(on_step)
-        with atomic_path(here.sft_model) as temporary:
+        with atomic_path(target) as temporary:
             save_model(model, tokenizer, temporary)
-    here.sft_checkpoint.unlink(missing_ok=True)
-    key_file(here.sft_checkpoint).unlink(missing_ok=True)
-    return model, pd.DataFrame(read_metrics(here.sft_metrics))
+    for file in (checkpoint, key_file(checkpoint)):
+        file.unlink(missing_ok=True)
+    return model, pd.DataFrame(read_metrics(log))
 
 
 def draw(config: RunConfig) -> dict[str, Drawing]:
-    """Save the stage's figure from its table; by name. Raises: DataError when the stage has not been run."""
-    source = paths(config).acceptance
-    if not source.is_file():
-        raise DataError(f"{source} is missing; run notebook 02_rejection_sampled_sft")
-    table = acceptance_intervals(pd.read_csv(source))
+    """Save the stage's figures from its tables; by name. Raises: DataError when the stage has not been run."""
+    here = paths(config)
+    if not here.acceptance.is_file():
+        raise DataError(f"{here.acceptance} is missing; run notebook 02_rejection_sampled_sft")
+    table = acceptance_intervals(pd.read_csv(here.acceptance))
     title = "Share of the teacher's trajectories that are correct and well-formed"
-    drawing = Drawing.make("acceptance-by-strategy", acceptance_by_strategy, table, title, interval=WILSON)
-    return save_drawings([drawing], paths(config).figures)
+    drawn = [Drawing.make("acceptance-by-strategy", acceptance_by_strategy, table, title, interval=WILSON)]
+    if metrics := read_metrics(here.sft_metrics):
+        drawn.append(Drawing.make("sft-loss", loss_curve, pd.DataFrame(metrics), "Loss of supervised fine-tuning"))
+    return save_drawings(drawn, here.figures)
 
 
 def finish(run: StageRun, metrics: pd.DataFrame, results: dict[str, float]) -> Manifest:
-    """Record the stage: from the training instances to the two models, with its headline numbers."""
+    """Record the stage: from the training instances to the models, with its headline numbers."""
     here = run.paths
-    parts = [here.teacher, here.accepted, here.acceptance, here.base, here.sft_model, here.sft_metrics]
+    models = [here.base, here.pretrained, here.sft_model]
+    outputs = [here.teacher, here.accepted, here.acceptance, *models, here.sft_metrics]
     loss = float(metrics["sft/loss"].tail(10).mean())
-    return run.finish(inputs=[here.instances("train")], outputs=parts, results={"loss": loss, **results})
+    return run.finish(inputs=[here.instances("train")], outputs=outputs, results={"loss": loss, **results})
 
 
 def _base_key(run: StageRun) -> str:
     return key_of(run.config, *TEACHER_SETTINGS, files=[run.paths.instances("train")])
 
 
-def _start_checkpoint(run: StageRun, key: str) -> None:
+def _training_key(config: RunConfig, model: PreTrainedModel, examples: Sequence[Example], epochs: int | None) -> str:
+    """A hash of all that decides the outcome: settings, starting weights, examples."""
+    digest = hashlib.sha256(f"{key_of(config, 'seed', 'sft')} {epochs}".encode())
+    for weights in model.state_dict().values():
+        digest.update(weights.contiguous().numpy().tobytes())
+    for example in examples:
+        digest.update(example.ids.numpy().tobytes() + example.mask.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _start_checkpoint(checkpoint: Path, key: str) -> None:
     """Drop a checkpoint of another training, so that none is continued by mistake."""
-    checkpoint = run.paths.sft_checkpoint
     mark = key_file(checkpoint)
     if not mark.is_file() or mark.read_text() != key:
         checkpoint.unlink(missing_ok=True)
