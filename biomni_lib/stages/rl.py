@@ -128,7 +128,7 @@ def train(run: StageRun, instances: Sequence[Instance], on_step: OnStep | None =
     _make_room(run)
     run.say("rl: starting the rollout process")
     result = train_rl(run.config, [_Loaded(instances)], run.paths.sft_model, run.paths.rl, report)
-    run.add_seconds(result.seconds - (time.perf_counter() - began))
+    run.add_seconds("rl", result.seconds - (time.perf_counter() - began))
     return result
 
 

@@ -32,7 +32,7 @@ class StageRun:
     def __init__(self, config: RunConfig, name: str) -> None:
         self.config, self.name, self.paths = config, name, paths(config)
         self._began = time.perf_counter()
-        self._earlier_s = 0.0
+        self._earlier_s: dict[str, float] = {}
         _quiet()
 
     def has(self, part: Path, key: str) -> bool:
@@ -40,7 +40,7 @@ class StageRun:
         record = _record(part)
         if not part.exists() or record.get("key") != key:
             return False
-        self._earlier_s += record["seconds"]
+        self._earlier_s.setdefault(str(part), record["seconds"])
         return True
 
     @contextlib.contextmanager
@@ -50,11 +50,12 @@ class StageRun:
         began = time.perf_counter()
         yield
         seconds = round(time.perf_counter() - began, 3)
+        self._earlier_s[str(part)] = 0.0  # its seconds are those of this start
         atomic_write(key_file(part), json.dumps({"key": key, "seconds": seconds}) + "\n")
 
-    def add_seconds(self, seconds: float) -> None:
-        """Count work of an interrupted start that this one goes on from."""
-        self._earlier_s += max(0.0, seconds)
+    def add_seconds(self, of: str, seconds: float) -> None:
+        """Count work of an earlier start that this one goes on from; `of` names it, and a second call replaces it."""
+        self._earlier_s[of] = max(0.0, seconds)
 
     def say(self, text: str) -> None:
         """Tell whoever runs the notebook how far the stage is."""
@@ -64,7 +65,7 @@ class StageRun:
         self, *, inputs: Iterable[Path], outputs: Iterable[Path], results: dict[str, Any] | None = None
     ) -> Manifest:
         """Write the manifest: from now on the stage is done. Raises: RunError when a named file is missing."""
-        seconds = time.perf_counter() - self._began + self._earlier_s
+        seconds = time.perf_counter() - self._began + sum(self._earlier_s.values())
         return write_manifest(self.config, self.name, inputs=inputs, outputs=outputs, seconds=seconds, results=results)
 
 
