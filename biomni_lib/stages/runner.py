@@ -163,6 +163,7 @@ def _execute(config: RunConfig, stage: str, source: Path, target: Path, settings
             str(target),
             settings,
             kernel_name=KERNEL,
+            language="python",
             cwd=str(project_root()),
             progress_bar=False,
             kernel_manager_class=_kernel_manager(kernel_log(config, stage)),
