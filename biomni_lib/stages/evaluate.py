@@ -23,7 +23,7 @@ from biomni_lib.analysis import difference_by_seed, score_table, summarize
 from biomni_lib.config import RunConfig
 from biomni_lib.engines.scripted import ScriptedEngine
 from biomni_lib.errors import DataError, RunError
-from biomni_lib.provenance import Manifest, config_hash, read_manifest
+from biomni_lib.provenance import Manifest, code_hash, config_hash, read_manifest
 from biomni_lib.sandbox import Sandbox
 from biomni_lib.sft import teacher
 from biomni_lib.sft.rejection import draw_strategy
@@ -60,9 +60,13 @@ def open_heldout(config: RunConfig) -> list[Instance]:
 
 
 def evaluate_heuristics(run: StageRun, tasks: Mapping[str, Task], instances: Sequence[Instance]) -> pd.DataFrame:
-    """Grade every heuristic on every instance; rows as in `biomni_lib.evaluate.ROWS`."""
+    """Grade every heuristic on every instance, unless the same code did; rows as in `biomni_lib.evaluate.ROWS`."""
     run.say("evaluate heuristics")
-    return evaluate.evaluate_baselines(tasks, instances, run.config, run.paths.evaluate)
+    part, key = evaluate.rows_file(run.paths.evaluate, "baselines"), _key(run.config, [], code_hash())
+    if run.has(part, key):
+        return pq.read_table(part).to_pandas()
+    with run.making(part, key):
+        return evaluate.evaluate_baselines(tasks, instances, run.config, run.paths.evaluate)
 
 
 async def evaluate_teacher(
@@ -87,7 +91,7 @@ async def evaluate_teacher(
         return trajectory
 
     decides = [Path(teacher.__file__), run.paths.sft_model / "tokenizer.json"]
-    return await _evaluate(run, model, lambda: one, instances, decides, extra=dict(mix))
+    return await _evaluate(run, model, lambda: one, instances, _key(run.config, decides, str(dict(mix))))
 
 
 async def evaluate_model(
@@ -103,7 +107,7 @@ async def evaluate_model(
         raise DataError(f"{model_dir}: no model {model}; run the notebooks before this one (make notebooks)")
     opened = _OpenModel(run.config, model_dir, sandbox)
     try:
-        return await _evaluate(run, model, opened.rollout, instances, [model_dir])
+        return await _evaluate(run, model, opened.rollout, instances, _key(run.config, [model_dir]))
     finally:
         await opened.close()
 
@@ -210,11 +214,9 @@ async def _evaluate(
     model: str,
     open_rollout: Callable[[], evaluate.RolloutFn],
     instances: Sequence[Instance],
-    decides: Sequence[Path],
-    extra: Mapping[str, float] | None = None,
+    key: str,
 ) -> pd.DataFrame:
     """Rows of a model: those that are there under the same key, or new ones."""
-    key = key_of(run.config, *SETTINGS, files=[run.paths.instances("heldout"), *decides]) + str(extra or "")
     part = evaluate.rows_file(run.paths.evaluate, model)
     if run.has(part, key):
         return pq.read_table(part).to_pandas()
@@ -228,6 +230,11 @@ async def _evaluate(
             key=key,
             progress=lambda name, done, total: run.say(f"evaluate {name}: {done}/{total} rollouts"),
         )
+
+
+def _key(config: RunConfig, files: Sequence[Path], extra: str = "") -> str:
+    """What decides the answers: settings, the instances, files such as the weights, and anything else as text."""
+    return key_of(config, *SETTINGS, files=[paths(config).instances("heldout"), *files]) + extra
 
 
 def _settings(config: RunConfig) -> RolloutSettings:

@@ -130,7 +130,7 @@ def test_a_second_run_reads_what_is_there_and_new_weights_are_asked_anew(copied)
     shutil.copytree(paths(copied).sft_model, paths(copied).rl_model, dirs_exist_ok=True)
     evaluate.run(copied)
     after = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.rows.parquet")}
-    assert {name for name in before if after[name] != before[name]} == {"rl.rows.parquet", "baselines.rows.parquet"}
+    assert {name for name in before if after[name] != before[name]} == {"rl.rows.parquet"}
     rl = pq.read_table(rows_file(folder, "rl")).to_pandas()
     assert rl["tokens"].tolist() == sft["tokens"].tolist()  # the same weights under the same seeds
 
