@@ -1,0 +1,182 @@
+"""SFT: the loss is on written tokens alone, every example comes once an epoch, and a resumed run is the same run."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from biomni_lib.agent.ledger import Trajectory
+from biomni_lib.config import RunConfig
+from biomni_lib.errors import DataError, TrainingError
+from biomni_lib.sft import train
+from biomni_lib.sft.pretraining import copy_documents
+from biomni_lib.sft.train import Example, SftTrainer, batch_order, masked_loss, pad, to_example
+from biomni_lib.tasks import Instance
+from tests.acting_toy import model, reference_logprobs, renderer, token_ids
+
+PROMPT = (
+    "Task: diagnose.\nPhenotypes: {}\nExcluded phenotypes: {}\nCandidate genes: {}\n"
+    'Output format: {{"disease_name": ..., "OMIM_ID": ...}}'
+)
+
+
+def example(seed: int, *, prompt: int = 6, written: int = 5, observed: int = 4) -> Example:
+    """A prompt, a turn, an observation and a turn."""
+    ids = token_ids(seed, prompt + written + observed + written)
+    mask = [False] * prompt + [True] * written + [False] * observed + [True] * written
+    return Example(torch.tensor(ids), torch.tensor(mask))
+
+
+EXAMPLES = [example(seed, prompt=4 + seed % 5, written=2 + seed % 4, observed=seed % 6) for seed in range(22)]
+
+
+@pytest.fixture
+def sft_config(make_config: Callable[..., RunConfig]) -> RunConfig:
+    return make_config(sft={"batch_size": 4, "epochs": 3, "threads": 1, "warmup_steps": 4, "lr_adamw": 1e-2})
+
+
+def test_an_example_ends_behind_the_last_written_token() -> None:
+    made = Trajectory("t", "i")
+    made.append([1, 2], sampled=False)
+    made.append([3, 4], sampled=True)
+    made.append([5], sampled=False)
+    made.append([6], sampled=True)
+    made.append([7, 8], sampled=False)
+    learned = to_example(made)
+    assert learned.ids.tolist() == [1, 2, 3, 4, 5, 6]
+    assert learned.mask.tolist() == [False, False, True, True, False, True]
+    made.loss_mask[:] = False
+    with pytest.raises(DataError, match="t/i has no written token"):
+        to_example(made)
+
+
+def test_the_loss_is_the_mean_over_the_written_tokens_of_the_batch() -> None:
+    reference = model()
+    batch = EXAMPLES[:5]
+    logprobs = torch.cat([reference_logprobs(reference, e.ids.tolist())[e.mask[1:]] for e in batch])
+    with torch.no_grad():
+        loss = float(masked_loss(reference, *pad(batch)))
+    assert loss == pytest.approx(-float(logprobs.mean()), abs=1e-5)
+
+
+def test_no_gradient_reaches_the_predictions_of_prompt_observation_and_padding() -> None:
+    learner = model()
+    ids, mask = pad([example(0), example(1, prompt=3, written=2)])
+    grabbed: list[torch.Tensor] = []
+
+    def grab(module: Any, inputs: Any, output: torch.Tensor) -> None:
+        output.retain_grad()
+        grabbed.append(output)
+
+    learner.model.norm.register_forward_hook(grab)  # what the logits are made of
+    masked_loss(learner, ids, mask).backward()
+    gradient = grabbed[0].grad.abs().sum(-1)
+    predicts_written = torch.cat([mask[:, 1:], torch.zeros(2, 1, dtype=torch.bool)], dim=1)
+    assert (gradient[~predicts_written] == 0).all()
+    assert (gradient[predicts_written] > 0).all()
+
+
+@given(st.lists(st.integers(1, 400), min_size=1, max_size=60), st.integers(1, 9), st.integers(0, 5))
+def test_every_example_comes_once_an_epoch(lengths: list[int], size: int, epoch: int) -> None:
+    batches = batch_order(lengths, size, epoch, seed=3)
+    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
+    assert sorted(len(batch) for batch in batches)[1:] == [size] * (len(batches) - 1)
+    assert batches == batch_order(lengths, size, epoch, seed=3)
+    spread = [max(lengths[i] for i in batch) - min(lengths[i] for i in batch) for batch in batches]
+    assert sum(spread) <= max(lengths) - min(lengths) + 32 * len(batches)  # batches do not overlap by more than jitter
+
+
+def test_epochs_have_orders_of_their_own() -> None:
+    lengths = [10 * (i % 7) for i in range(40)]
+    orders = {str(batch_order(lengths, 4, epoch, seed)) for epoch in range(3) for seed in range(3)}
+    assert len(orders) == 9
+
+
+def weights(trainer: SftTrainer) -> dict[str, torch.Tensor]:
+    return trainer.model.state_dict()
+
+
+def test_a_resumed_training_equals_an_uninterrupted_one(
+    sft_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "CHECKPOINT_EVERY", 3)
+    whole = SftTrainer(model(), EXAMPLES, sft_config, tmp_path / "whole.pt")
+    losses: dict[float, float] = {}
+    whole.train(lambda m: losses.update({m["step"]: m["sft/loss"]}))
+    assert len(losses) == len(whole.batches) == 18
+
+    class Stopped(Exception):
+        pass
+
+    def stop(metrics: dict[str, float]) -> None:
+        if metrics["step"] == 8:
+            raise Stopped  # six steps are saved, two are lost
+
+    with pytest.raises(Stopped):
+        SftTrainer(model(), EXAMPLES, sft_config, tmp_path / "cut.pt").train(stop)
+    rest: dict[float, float] = {}
+    resumed = SftTrainer(model(seed=5), EXAMPLES, sft_config, tmp_path / "cut.pt")  # the checkpoint's weights count
+    resumed.train(lambda m: rest.update({m["step"]: m["sft/loss"]}))
+    assert rest == {step: loss for step, loss in losses.items() if step > 6}
+    assert all(torch.equal(a, b) for a, b in zip(weights(whole).values(), weights(resumed).values(), strict=True))
+
+
+def test_training_lowers_the_loss_and_leaves_the_threads_alone(sft_config: RunConfig, tmp_path: Path) -> None:
+    threads = torch.get_num_threads()
+    seen: list[dict[str, float]] = []
+    trainer = SftTrainer(model(scale=1.0), EXAMPLES[:4], sft_config, tmp_path / "c.pt", epochs=30)
+    trainer.train(seen.append)
+    assert seen[-1]["sft/loss"] < 0.5 * seen[0]["sft/loss"]
+    assert torch.get_num_threads() == threads
+    assert (seen[-1]["step"], seen[-1]["seconds_left"]) == (30, 0)
+
+
+def test_the_rate_rises_stays_and_falls(sft_config: RunConfig, tmp_path: Path) -> None:
+    seen: list[float] = []
+    SftTrainer(model(), EXAMPLES, sft_config, tmp_path / "c.pt").train(lambda m: seen.append(m["optim/lr_share"]))
+    cooled = [left / (18 * train.COOLDOWN) for left in range(18, 0, -1)]
+    assert seen[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert seen[4:] == pytest.approx([min(1.0, share) for share in cooled[4:]])
+    assert seen[-1] < 0.2
+
+
+def test_every_parameter_has_one_optimizer(sft_config: RunConfig, tmp_path: Path) -> None:
+    trainer = SftTrainer(model(), EXAMPLES, sft_config, tmp_path / "c.pt")
+    muon, adamw = ([p for group in o.param_groups for p in group["params"]] for o in trainer.optimizers)
+    assert all(p.ndim == 2 for p in muon) and len(muon) == 2 * 7  # q, k, v, o, gate, up, down of each layer
+    assert {id(p) for p in [*muon, *adamw]} == {id(p) for p in trainer.model.parameters()}
+    assert len(muon) + len(adamw) == len(list(trainer.model.parameters()))
+
+
+def test_nothing_to_learn_from_and_a_loss_that_is_no_number(sft_config: RunConfig, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no accepted trajectory"):
+        SftTrainer(model(), [], sft_config, tmp_path / "c.pt")
+    broken = model()
+    with torch.no_grad():
+        broken.model.norm.weight.fill_(float("nan"))
+    with pytest.raises(TrainingError, match="SFT loss is nan at step 0"):
+        SftTrainer(broken, EXAMPLES, sft_config, tmp_path / "c.pt").train()
+
+
+def test_a_copy_document_repeats_the_ids_that_it_shows() -> None:
+    genes = [f"ENSG00000{100000 + i}" for i in range(8)]
+    instances = [
+        Instance(PROMPT.format("HP:0000001, HP:0000002", "none", ", ".join(genes[:4])), "", "t", "1"),
+        Instance(PROMPT.format("HP:0000003, HP:0000004", "HP:0000005", ", ".join(genes[4:])), "", "t", "2"),
+    ]
+    documents = copy_documents(instances, renderer(), count=20, seed=1)
+    for document in documents:
+        shown, copied = renderer().decode(document.ids[~document.mask]), renderer().decode(document.ids[document.mask])
+        lists = [line.split(": ")[1] for line in shown.splitlines()]
+        assert (
+            copied == f't = "{lists[0]}".split(", ")\ngenes = "{lists[2]}".split(", ")\ne = "{lists[1]}".split(", ")\n'
+        )
+        assert set(lists[2].split(", ")) <= set(genes)
+    again = copy_documents(instances, renderer(), count=20, seed=1)
+    assert all(np.array_equal(a.ids, b.ids) for a, b in zip(documents, again, strict=True))
+    assert len({tuple(d.ids.tolist()) for d in documents}) > 15
