@@ -113,12 +113,11 @@ async def evaluate_model(
 
 
 def finish(run: StageRun, rows: pd.DataFrame) -> Manifest:
-    """Draw the figures and record the stage, its headline numbers among the results."""
+    """Record the stage, its headline numbers among the results."""
     p = run.paths
     models = [p.base, p.sft_model, p.rl_model, *([p.sft_best] if p.sft_best.is_dir() else [])]
     seeds = published_seeds(run.config)
     read = [p.instances("heldout"), *models, *([seeds] if seeds else [])]
-    draw(run.config)
     results = {"tasks": summarize(rows, run.config)["tasks"]}
     return run.finish(inputs=read, outputs=[p.evaluate], results=results)
 
@@ -137,6 +136,7 @@ async def run_all(config: RunConfig) -> pd.DataFrame:
         for model, folder in models.items():
             await evaluate_model(run, model, folder, instances, sandbox)
     rows = evaluate.load_rows([run.paths.evaluate])
+    draw(config)
     finish(run, rows)
     return rows
 

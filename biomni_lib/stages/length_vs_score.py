@@ -145,7 +145,7 @@ def tables(config: RunConfig) -> dict[str, pd.DataFrame]:
 
 
 def finish(run: StageRun, found: Mapping[str, pd.DataFrame]) -> Manifest:
-    """Save the readings, draw the figures, record the stage.
+    """Save the readings and record the stage.
 
     Args:
         found: a table for each of `READINGS`, as `tables` gives them.
@@ -156,7 +156,6 @@ def finish(run: StageRun, found: Mapping[str, pd.DataFrame]) -> Manifest:
         raise DataError(f"length against score: no table {', '.join(sorted(missing))}; make it before finishing")
     for name, table in found.items():
         atomic_write(p.length / f"{name}.csv", table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
-    draw(run.config)
     within = found["within-task"]
     chosen = within[(within["measure"] == "spearman") & within["model"].isin(["sft", "rl"])]
     results = {f"{row.length}, {row.model}, {row.task}": _or_none(row.estimate) for row in chosen.itertuples()}
@@ -168,6 +167,7 @@ def run(config: RunConfig) -> dict[str, pd.DataFrame]:
     """What notebook 05 does, without its story. Returns: every reading by name."""
     stage = StageRun(config, STAGE)
     found = tables(config)
+    draw(config)
     finish(stage, found)
     return found
 
