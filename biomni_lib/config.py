@@ -53,11 +53,12 @@ class DataConfig(Section):
     train_instances: int = Field(4000, ge=1, description="Training instances per task.")
     dev_instances: int = Field(300, ge=1, description="Development instances per task, for tuning.")
     heldout_instances: int = Field(300, ge=1, description="Held-out instances per task, opened once, for the results.")
-    terms_min: int = Field(3, ge=1, description="Fewest phenotype terms of a patient.")
-    terms_max: int = Field(6, ge=1, description="Most phenotype terms of a patient, before noise terms.")
+    terms_min: int = Field(5, ge=1, description="Fewest phenotype terms of a patient, noise terms included.")
+    terms_max: int = Field(5, ge=1, description="Most phenotype terms of a patient, noise terms included.")
+    excluded_min: int = Field(2, ge=0, description="Fewest excluded findings told of a patient, if there are as many.")
     excluded_max: int = Field(2, ge=0, description="Most excluded findings told of a patient.")
     imprecision: float = Field(0.4, ge=0, le=1, description="Chance that a term is replaced by one of its ancestors.")
-    noise_terms_max: int = Field(1, ge=0, description="Most terms added that have nothing to do with the disease.")
+    noise_terms_max: int = Field(1, ge=0, description="Most of a patient's terms that have nothing to do with the disease.")
     candidates: int = Field(6, ge=2, description="Candidate genes shown, the right one included.")
 
     @model_validator(mode="after")
@@ -66,6 +67,11 @@ class DataConfig(Section):
             self.terms_min <= self.terms_max,
             f"data.terms_min = {self.terms_min}",
             f"must be at most data.terms_max = {self.terms_max}",
+        )
+        _require(
+            self.excluded_min <= self.excluded_max,
+            f"data.excluded_min = {self.excluded_min}",
+            f"must be at most data.excluded_max = {self.excluded_max}",
         )
         return self
 

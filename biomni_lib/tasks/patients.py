@@ -98,15 +98,21 @@ class PatientSimulator:
         return self.lake.diseases_of[self.genes[position]].tolist()
 
     def _terms(self, disease: int, rng: np.random.Generator) -> list[int]:
-        """Findings by frequency without replacement, some made imprecise, then noise; no finding twice."""
+        """Findings by frequency without replacement, some made imprecise, some noise; no finding twice."""
         profile = self.lake.disease_profiles
         frequencies = known_frequencies(profile, disease)
         present, weights = profile.terms[disease][frequencies > 0], frequencies[frequencies > 0]
-        wanted = min(int(rng.integers(self.config.terms_min, self.config.terms_max + 1)), len(present))
-        chosen = rng.choice(present, size=wanted, replace=False, p=weights / weights.sum())
-        noted = [self._imprecise(int(t), rng) if rng.random() < self.config.imprecision else int(t) for t in chosen]
-        noise = rng.choice(self.noise_terms, size=int(rng.integers(0, self.config.noise_terms_max + 1)))
-        return [int(term) for term in rng.permutation(list(dict.fromkeys([*noted, *map(int, noise)])))]
+        wanted = int(rng.integers(self.config.terms_min, self.config.terms_max + 1))
+        noise = int(rng.integers(0, min(self.config.noise_terms_max, wanted - 1) + 1))
+        noted: dict[int, None] = {}
+        for term in rng.choice(present, size=len(present), replace=False, p=weights / weights.sum()):
+            if len(noted) == wanted - noise:
+                break
+            imprecise = rng.random() < self.config.imprecision
+            noted[self._imprecise(int(term), rng) if imprecise else int(term)] = None
+        while len(noted) < wanted:
+            noted[int(rng.choice(self.noise_terms))] = None
+        return [int(term) for term in rng.permutation(list(noted))]
 
     def _imprecise(self, term: int, rng: np.random.Generator) -> int:
         """A random informative ancestor, or the term itself when it has none."""
@@ -126,7 +132,7 @@ class PatientSimulator:
         checked = rng.permutation(
             sorted(typical - noted - set(shown_terms(self.lake.disease_closure, disease).tolist()))
         )
-        wanted = int(rng.integers(0, self.config.excluded_max + 1))
+        wanted = int(rng.integers(self.config.excluded_min, self.config.excluded_max + 1))
         return [int(term) for term in dict.fromkeys([*listed[: int(rng.integers(0, 2))], *checked.tolist()])][:wanted]
 
     def _differential(self, disease: int, terms: list[int], candidates: np.ndarray) -> list[int]:
