@@ -25,6 +25,7 @@ SYMBOLS = 4
 VOCABULARY = 12
 END = 1
 TURNS = 2
+TOKENS = 2
 
 
 @dataclass
@@ -53,14 +54,15 @@ def save_toy_model(folder: Path, *, seed: int = 0, tied: bool = True) -> Path:
     torch.manual_seed(seed)
     config = Qwen3Config(
         vocab_size=VOCABULARY,
-        hidden_size=16,
-        intermediate_size=32,
+        hidden_size=32,
+        intermediate_size=64,
         num_hidden_layers=2,
         num_attention_heads=2,
         num_key_value_heads=1,
-        head_dim=8,
+        head_dim=16,
         max_position_embeddings=64,
         tie_word_embeddings=tied,
+        initializer_range=0.1,
         bos_token_id=0,
         eos_token_id=END,
     )
@@ -80,7 +82,7 @@ async def toy_rollout(engine: TransformersEngine, instance: Instance, *, seed: i
         shown = (symbol + turn) % SYMBOLS
         trajectory.append([0, 2 + shown], sampled=False)
         start = len(trajectory.token_ids)
-        sampling = Sampling(1.0, 1.0, 2, (), rollout_seed(seed, turn))
+        sampling = Sampling(1.0, 1.0, TOKENS, (), rollout_seed(seed, turn))
         key = f"{instance.id}/{sample}/{seed}"
         reply = await engine.generate(trajectory.token_ids.tolist(), sampling, session=key)
         trajectory.append(reply.ids, sampled=True, logprobs=reply.logprobs, policy_versions=reply.policy_versions)

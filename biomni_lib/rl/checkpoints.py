@@ -39,17 +39,21 @@ class Checkpoint:
         return self.path / "model.safetensors"
 
 
-def identity(config: RunConfig, recipe: Recipe) -> dict[str, Any]:
-    """What must be equal for a checkpoint to be continued."""
-    rl = {name: value for name, value in config.rl.model_dump(mode="json").items() if name not in MAY_CHANGE}
-    return {"seed": config.seed, "recipe": recipe.model_dump(mode="json"), "rl": rl}
+def identity(config: RunConfig, recipe: Recipe, start: str) -> dict[str, dict[str, Any]]:
+    """What must be equal for a checkpoint to be continued; `start` is the sha256 of the weights trained from."""
+    parts = config.model_dump(mode="json", include={"data", "prompt", "agent", "rl"})
+    parts["rl"] = {name: value for name, value in parts["rl"].items() if name not in MAY_CHANGE}
+    return {"run": {"seed": config.seed, "start": start}, "recipe": recipe.model_dump(mode="json"), **parts}
 
 
 def save_checkpoint(
-    folder: Path, learner: Learner, scheduler_state: dict[str, Any], seconds: float, config: RunConfig
+    folder: Path, learner: Learner, *, scheduler: dict[str, Any], seconds: float, identity: dict[str, Any]
 ) -> Checkpoint:
     """Write a checkpoint of the learner's step and delete all but the last few.
 
+    Args:
+        folder: of all checkpoints of the run.
+        scheduler: the scheduler's state. seconds: trained so far. identity: of the run.
     Raises: RunError when the disk is full; older checkpoints are then still there.
     """
     path = folder / f"step-{learner.version:05d}"
@@ -57,12 +61,7 @@ def save_checkpoint(
         temporary.mkdir()
         save_weights(learner.model, temporary / "model.safetensors")
         torch.save(learner.state(), temporary / "learner.pt")
-        state = {
-            "step": learner.version,
-            "seconds": seconds,
-            "identity": identity(config, learner.recipe),
-            "scheduler": scheduler_state,
-        }
+        state = {"step": learner.version, "seconds": seconds, "identity": identity, "scheduler": scheduler}
         (temporary / "state.json").write_text(json.dumps(state))
     for old in _complete(folder)[:-KEPT]:
         shutil.rmtree(old.path)
@@ -75,16 +74,15 @@ def last_checkpoint(folder: Path) -> Checkpoint | None:
     return found[-1] if found else None
 
 
-def restore_checkpoint(checkpoint: Checkpoint, learner: Learner, config: RunConfig) -> dict[str, Any]:
-    """Bring the learner to the checkpoint.
+def restore_checkpoint(checkpoint: Checkpoint, learner: Learner, identity: dict[str, Any]) -> dict[str, Any]:
+    """Bring the learner to the checkpoint of a run with this identity.
 
     Returns: the saved `scheduler` state and the `seconds` trained so far.
-    Raises: TrainingError when it belongs to another recipe, seed, setting or model.
+    Raises: TrainingError when it belongs to another recipe, seed, setting or starting model.
     """
     state: dict[str, Any] = json.loads((checkpoint.path / "state.json").read_text())
-    wanted = identity(config, learner.recipe)
-    if state["identity"] != wanted:
-        differing = _differences(state["identity"], wanted)
+    if state["identity"] != identity:
+        differing = _differences(state["identity"], identity)
         raise TrainingError(
             f"{checkpoint.path}: saved with other settings ({differing}); restore them, "
             f"or delete {checkpoint.path.parent} to start anew"
@@ -99,8 +97,8 @@ def _complete(folder: Path) -> list[Checkpoint]:
 
 
 def _differences(saved: dict[str, Any], wanted: dict[str, Any]) -> str:
-    pairs = [("seed", saved["seed"], wanted["seed"])]
-    for part in ("recipe", "rl"):
+    pairs = []
+    for part in wanted:
         names = sorted(saved[part].keys() | wanted[part].keys())
         pairs += [(f"{part}.{name}", saved[part].get(name), wanted[part].get(name)) for name in names]
     return ", ".join(f"{name}: {old!r}, now {new!r}" for name, old, new in pairs if old != new)

@@ -3,7 +3,8 @@
 Times are seconds. time/generate: the engine's decoding and prefilling since the last batch; time/tool: tool seconds of
 the batch's trajectories, summed. perf/engine_idle_fraction: engine without a request; perf/learner_idle_fraction: step
 time that the learner waited for its batch. Counts async/* are groups: in_flight and queued now, the others since the
-run began.
+run began. rollout/errors counts groups lost to a fault of the environment since the last batch, rollout/malformed the
+batch's trajectories that the model ended by breaking the protocol.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from biomni_lib.provenance import atomic_path
-from biomni_lib.rl.scheduler import Group
+from biomni_lib.rl.scheduler import MODEL_ERRORS, Group
 
 Rows = list[dict[str, Any]]
 
@@ -70,7 +71,7 @@ def rollout_metrics(rows: Rows) -> dict[str, float]:
         "response/truncated": float(np.mean([e in ("token_limit", "turn_limit") for e in endings])),
         "async/staleness_mean": float(column("staleness").mean()),
         "async/staleness_max": float(column("staleness").max()),
-        "rollout/errors": float(sum(e.startswith("error:") for e in endings)),
+        "rollout/malformed": float(sum(e in MODEL_ERRORS for e in endings)),
         "rollout/timeouts": float(sum(e == "timeout" for e in endings)),
         "time/tool": float(column("tool_s").sum()),
     }
@@ -113,4 +114,5 @@ def system_metrics(
         "async/dropped": report["groups/dropped"],
         "async/filtered": report["groups/filtered"],
         "async/failed": report["groups/failed"],
+        "rollout/errors": since["groups/failed"],
     }

@@ -9,6 +9,7 @@ its last checkpoint.
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -24,9 +25,9 @@ from transformers import AutoModelForCausalLM
 from biomni_lib.agent.ledger import save_trajectories
 from biomni_lib.config import RunConfig
 from biomni_lib.errors import TrainingError
-from biomni_lib.provenance import atomic_path
+from biomni_lib.provenance import atomic_path, file_sha256
 from biomni_lib.rl.agent_world import agent_world
-from biomni_lib.rl.checkpoints import last_checkpoint, restore_checkpoint, save_checkpoint
+from biomni_lib.rl.checkpoints import identity, last_checkpoint, restore_checkpoint, save_checkpoint
 from biomni_lib.rl.learner import Learner
 from biomni_lib.rl.recipe import Recipe, check_recipe, load_recipe
 from biomni_lib.rl.report import rollout_metrics, system_metrics, trajectory_rows, write_rows
@@ -114,6 +115,7 @@ class _Run:
         stack.callback(torch.set_num_threads, threads)
         torch.set_num_threads(config.rl.threads)
         self.learner = Learner(AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32), recipe, config)
+        self.identity = identity(config, recipe, _weights_sha256(model_dir))
         self.seconds_before, scheduler_state = self._resume()
         self.first_step, self.started = self.learner.version, time.perf_counter()
         self.tracker = stack.enter_context(Tracker(out_dir, "rl", config, resume_step=self.first_step))
@@ -182,7 +184,7 @@ class _Run:
         checkpoint = last_checkpoint(self.out_dir / "checkpoints")
         if checkpoint is None:
             return 0.0, None
-        state = restore_checkpoint(checkpoint, self.learner, self.config)
+        state = restore_checkpoint(checkpoint, self.learner, self.identity)
         return float(state["seconds"]), dict(state["scheduler"])
 
     def _save(self, step: int, groups: Sequence[Group], rows: list[dict[str, Any]]) -> None:
@@ -193,7 +195,13 @@ class _Run:
             save_trajectories(self.out_dir / "ledgers" / f"step-{step:05d}.parquet", ledgers)
         if done % self.config.rl.checkpoint_every == 0 or done == self.config.rl.steps:
             state = self.rollouts.scheduler_state()
-            save_checkpoint(self.out_dir / "checkpoints", self.learner, state, self._seconds(), self.config)
+            save_checkpoint(
+                self.out_dir / "checkpoints",
+                self.learner,
+                scheduler=state,
+                seconds=self._seconds(),
+                identity=self.identity,
+            )
 
     def _seconds(self) -> float:
         return self.seconds_before + time.perf_counter() - self.started
@@ -206,3 +214,9 @@ class _Run:
                 f"engine and learner disagree on fresh samples by {difference:.3g} in log-probability "
                 f"(limit {PARITY_MAX}): the engine does not run the weights it was given"
             )
+
+
+def _weights_sha256(model_dir: Path) -> str:
+    """One sha256 over the folder's weight files, by name and content."""
+    files = sorted(model_dir.glob("*.safetensors"))
+    return hashlib.sha256("".join(f"{file.name} {file_sha256(file)}\n" for file in files).encode()).hexdigest()

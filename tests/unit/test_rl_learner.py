@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 from biomni_lib.agent.ledger import Trajectory
 from biomni_lib.config import RunConfig
 from biomni_lib.errors import LedgerError, TrainingError
-from biomni_lib.rl.checkpoints import last_checkpoint, restore_checkpoint, save_checkpoint
+from biomni_lib.rl.checkpoints import Checkpoint, identity, last_checkpoint, restore_checkpoint, save_checkpoint
 from biomni_lib.rl.learner import Learner, micro_batches, to_sample
 from biomni_lib.rl.recipe import Recipe, load_recipe
 from biomni_lib.rl.scheduler import Group
@@ -209,6 +209,15 @@ def test_more_updates_a_batch_use_the_policy_of_its_start(make_learner: Callable
         assert metrics[name] == pytest.approx(single[name], rel=1e-4)
 
 
+@pytest.mark.parametrize("name", ["as-intended", "as-executed"])
+def test_the_originals_recipes_train(make_learner: Callable[..., Learner], name: str) -> None:
+    recipe = load_recipe(name)
+    learner = make_learner(recipe=recipe.model_dump())
+    metrics = learner.step(groups_of(2, 8))
+    assert np.isfinite(metrics["loss/policy"])
+    assert learner.optimizer.state[learner.parameters[0]]["step"] == recipe.optimizer_steps
+
+
 def test_a_loss_that_is_not_finite_is_skipped_counted_and_then_stops(make_learner: Callable[..., Learner]) -> None:
     learner, groups = make_learner(), groups_of(2, 3)
     with torch.no_grad():
@@ -253,15 +262,23 @@ def test_micro_batches_keep_every_sample_within_the_budget() -> None:
         assert len(batch) == 1 or len(batch) * max(len(s.ids) for s in batch) <= 64
 
 
+def identity_of(learner: Learner, start: str = "sft") -> dict[str, dict[str, Any]]:
+    return identity(learner.config, learner.recipe, start)
+
+
+def save(folder: Path, learner: Learner) -> Checkpoint:
+    return save_checkpoint(folder, learner, scheduler={"next_index": 4}, seconds=1.5, identity=identity_of(learner))
+
+
 def test_a_restored_learner_goes_on_bit_for_bit(make_learner: Callable[..., Learner], tmp_path: Path) -> None:
     batches = [groups_of(2, 4, seed) for seed in range(4)]
     whole, first, second = make_learner(), make_learner(), make_learner()
     for batch in batches[:2]:
         whole.step(batch)
         first.step(batch)
-    saved = save_checkpoint(tmp_path, first, {"next_index": 4}, 1.5, first.config)
+    saved = save(tmp_path, first)
     assert last_checkpoint(tmp_path) == saved
-    assert restore_checkpoint(saved, second, second.config)["scheduler"] == {"next_index": 4}
+    assert restore_checkpoint(saved, second, identity_of(second))["scheduler"] == {"next_index": 4}
     for batch in batches[2:]:
         assert whole.step(batch) == second.step(batch)
     for one, other in zip(whole.parameters, second.parameters, strict=True):
@@ -270,13 +287,15 @@ def test_a_restored_learner_goes_on_bit_for_bit(make_learner: Callable[..., Lear
 
 def test_checkpoints_of_something_else_are_refused(make_learner: Callable[..., Learner], tmp_path: Path) -> None:
     learner = make_learner()
-    saved = save_checkpoint(tmp_path, learner, {}, 0.0, learner.config)
+    saved = save(tmp_path, learner)
     with pytest.raises(TrainingError, match="rl.learning_rate: 0.01, now 0.5"):
         other = make_learner(learning_rate=0.5)
-        restore_checkpoint(saved, other, other.config)
+        restore_checkpoint(saved, other, identity_of(other))
     with pytest.raises(TrainingError, match="recipe.divide_by_std: False, now True"):
         other = make_learner(recipe={"divide_by_std": True})
-        restore_checkpoint(saved, other, other.config)
+        restore_checkpoint(saved, other, identity_of(other))
+    with pytest.raises(TrainingError, match="run.start: 'sft', now 'another'"):
+        restore_checkpoint(saved, learner, identity_of(learner, start="another"))
     larger = torch.nn.Linear(2, 2)
     with pytest.raises(TrainingError, match="another shape"):
         load_weights(larger, saved.weights)
@@ -288,7 +307,7 @@ def test_old_checkpoints_go_and_half_written_ones_do_not_count(
     learner = make_learner()
     for version in (1, 2, 3):
         learner.version = version
-        save_checkpoint(tmp_path, learner, {}, 0.0, learner.config)
+        save(tmp_path, learner)
     (tmp_path / ".step-00004.123.tmp").mkdir()
     assert sorted(p.name for p in tmp_path.glob("step-*")) == ["step-00002", "step-00003"]
     newest = last_checkpoint(tmp_path)

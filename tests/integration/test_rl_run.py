@@ -1,0 +1,240 @@
+"""The whole loop on a tiny model: two processes, weight sync, checkpoints, death and resume."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from biomni_lib.agent.ledger import load_trajectories
+from biomni_lib.agent.rollout import rollout_seed
+from biomni_lib.config import RunConfig
+from biomni_lib.errors import ConfigError, RunError
+from biomni_lib.rl.learner import Learner
+from biomni_lib.rl.recipe import load_recipe
+from biomni_lib.rl.scheduler import Group, instance_at
+from biomni_lib.rl.train import RLResult, train_rl
+from biomni_lib.rl.weights import save_weights
+from tests.rl_toy import ToyTask, broken_world, dying_world, save_toy_model, toy_engine, toy_rollout, toy_world
+
+ROOT = Path(__file__).resolve().parents[2]
+SAME_EVERY_TIME = ("reward/total", "loss/policy", "policy/entropy", "policy/logprob_abs_diff", "optim/grad_norm")
+
+
+@pytest.fixture
+def toy_config(make_config: Callable[..., RunConfig]) -> Callable[..., RunConfig]:
+    def make(**rl: Any) -> RunConfig:
+        values = {"steps": 4, "groups_per_step": 4, "group_size": 8, "learning_rate": 4e-3, "checkpoint_every": 2}
+        return make_config(engine={"slots": 32}, rl={**values, **rl})
+
+    return make
+
+
+@pytest.fixture
+def model_dir(tmp_path: Path) -> Path:
+    return save_toy_model(tmp_path / "toy-model")
+
+
+def weights(result: RLResult) -> dict[str, torch.Tensor]:
+    return load_file(result.model_dir / "model.safetensors")
+
+
+def assert_same_run(one: RLResult, other: RLResult) -> None:
+    for a, b in zip(one.metrics, other.metrics, strict=True):
+        assert {name: a[name] for name in SAME_EVERY_TIME} == {name: b[name] for name in SAME_EVERY_TIME}
+    first, second = weights(one), weights(other)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+async def naive_synchronous(config: RunConfig, model_dir: Path, weights_file: Path) -> list[dict[str, float]]:
+    """The reference: one step after the other in one process, nothing overlaps, every group waits for the last."""
+    rl, task = config.rl, ToyTask()
+    instances = task.instances("train")
+    engine = toy_engine(model_dir, config.engine.slots)
+    learner = Learner(
+        AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32), load_recipe(rl.recipe), config
+    )
+    history, index = [], 0
+    for step in range(rl.steps):
+        varied: list[Group] = []
+        flat: list[Group] = []
+        while len(varied) + max(0, len(flat) - rl.groups_per_step) < rl.groups_per_step:
+            instance = instances[instance_at(index, len(instances), config.seed)]
+            members = [
+                await toy_rollout(engine, instance, seed=rollout_seed(config.seed, index, sample), sample=sample)
+                for sample in range(rl.group_size)
+            ]
+            group = Group(index, members)
+            (flat if group.flat else varied).append(group)
+            index += 1
+        batch = varied + flat[: rl.groups_per_step - len(varied)]
+        history.append(learner.step(sorted(batch, key=lambda g: g.index)))
+        save_weights(learner.model, weights_file)
+        await engine.load_weights(step + 1, weights_file)
+    await engine.close()
+    return history
+
+
+def test_without_staleness_the_loop_is_the_naive_synchronous_one(
+    toy_config: Callable[..., RunConfig], model_dir: Path, tmp_path: Path
+) -> None:
+    config = toy_config(max_staleness=0, steps=5)
+    result = train_rl(config, [ToyTask()], model_dir, tmp_path / "run", world=toy_world)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(config.rl.threads)
+    expected = asyncio.run(naive_synchronous(config, model_dir, tmp_path / "naive.safetensors"))
+    torch.set_num_threads(threads)
+    for step, row in enumerate(expected):
+        assert {name: result.metrics[step][name] for name in row} == row
+    naive, trained = load_file(tmp_path / "naive.safetensors"), weights(result)
+    assert all(torch.equal(naive[name], trained[name]) for name in naive)
+
+
+def test_a_synchronous_run_repeats_and_a_resumed_one_equals_it(
+    toy_config: Callable[..., RunConfig], model_dir: Path, tmp_path: Path
+) -> None:
+    config = toy_config(max_staleness=0, steps=5)
+    whole = train_rl(config, [ToyTask()], model_dir, tmp_path / "whole", world=toy_world)
+
+    class Stopped(Exception):
+        pass
+
+    def stop(step: int, metrics: dict[str, float]) -> None:
+        if step == 2:
+            raise Stopped  # two steps are in the checkpoint, the third is lost
+
+    with pytest.raises(Stopped):
+        train_rl(config, [ToyTask()], model_dir, tmp_path / "cut", stop, world=toy_world)
+    seen: list[int] = []
+    cut = train_rl(config, [ToyTask()], model_dir, tmp_path / "cut", lambda s, _: seen.append(s), world=toy_world)
+    assert seen == [2, 3, 4]
+    assert_same_run(whole, cut)
+
+
+def test_what_a_run_leaves_behind(toy_config: Callable[..., RunConfig], model_dir: Path, tmp_path: Path) -> None:
+    config = toy_config(max_staleness=1)
+    shared_before = set(Path("/dev/shm").glob("biomni-weights-*"))
+    result = train_rl(config, [ToyTask()], model_dir, tmp_path / "run", world=toy_world)
+    table = pq.read_table(result.trajectories).to_pandas()
+    assert sorted(table["step"].unique()) == [0, 1, 2, 3]
+    assert (table.groupby("step").size() == 4 * 8).all()
+    assert table["staleness"].between(0, 1).all()
+    assert table["group"].nunique() == 16
+    assert [p.name for p in sorted(result.ledgers.glob("*"))] == ["step-00000.parquet", "step-00003.parquet"]
+    first = load_trajectories(result.ledgers / "step-00000.parquet")
+    assert len(first) == 32 and all(t.oldest_version == 0 for t in first)
+    names = {"reward/correctness", "reward/by_task/toy", "response/tokens", "async/staleness_max", "async/in_flight"}
+    names |= {"policy/logprob_abs_diff", "policy/is_ratio", "optim/grad_norm", "time/weight_sync", "time/generate"}
+    names |= {"perf/engine_idle_fraction", "perf/learner_idle_fraction", "rollout/errors", "async/dropped"}
+    names |= {"rollout/timeouts", "rollout/malformed", "time/tool", "perf/tokens_per_s", "pass_at_k"}
+    assert names <= result.metrics[-1].keys()
+    assert result.metrics[0]["policy/fresh_abs_diff_max"] < 1e-4
+    AutoModelForCausalLM.from_pretrained(result.model_dir)
+    assert set(Path("/dev/shm").glob("biomni-weights-*")) == shared_before
+
+
+@pytest.mark.parametrize("staleness", [0, 1])
+def test_rl_reaches_the_known_best_policy(
+    toy_config: Callable[..., RunConfig], model_dir: Path, tmp_path: Path, staleness: int
+) -> None:
+    config = toy_config(max_staleness=staleness, steps=65, groups_per_step=8, checkpoint_every=65)
+    result = train_rl(config, [ToyTask()], model_dir, tmp_path / "run", world=toy_world)
+    rewards = [row["reward/correctness"] for row in result.metrics]
+    assert np.mean(rewards[:3]) < 0.3
+    assert np.mean(rewards[-5:]) >= 0.95
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("staleness", [0, 1, 4])
+def test_rl_reaches_the_best_policy_from_other_seeds(
+    make_config: Callable[..., RunConfig], tmp_path: Path, staleness: int, seed: int
+) -> None:
+    rl = {"steps": 65, "groups_per_step": 8, "group_size": 8, "learning_rate": 4e-3, "max_staleness": staleness}
+    config = make_config(seed=seed, engine={"slots": 32}, rl=rl)
+    model_dir = save_toy_model(tmp_path / "m", seed=seed)
+    result = train_rl(config, [ToyTask()], model_dir, tmp_path / "run", world=toy_world)
+    assert np.mean([row["reward/correctness"] for row in result.metrics[-5:]]) >= 0.95
+
+
+def test_a_rollout_process_that_dies_is_named_and_the_run_resumes(
+    toy_config: Callable[..., RunConfig], model_dir: Path, tmp_path: Path
+) -> None:
+    config = toy_config(max_staleness=1, checkpoint_every=1)
+    with pytest.raises(RunError, match=r"rollout process ended with code 9; .*rollouts\.log"):
+        train_rl(config, [ToyTask()], model_dir, tmp_path / "run", world=dying_world)
+    result = train_rl(config, [ToyTask()], model_dir, tmp_path / "run", world=toy_world)
+    groups = pq.read_table(result.trajectories).to_pandas().groupby("step")["group"].unique()
+    used = [index for step in groups for index in step]
+    assert len(used) == len(set(used)) == 16
+    assert [row["step"] for row in result.metrics] == [0, 1, 2, 3]
+
+
+def test_a_programming_error_in_a_rollout_reaches_the_driver(
+    toy_config: Callable[..., RunConfig], model_dir: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(RunError, match="ZeroDivisionError: in a rollout"):
+        train_rl(toy_config(), [ToyTask()], model_dir, tmp_path / "run", world=broken_world)
+
+
+def test_asynchronous_without_correction_is_refused_before_anything_starts(
+    toy_config: Callable[..., RunConfig], model_dir: Path, tmp_path: Path
+) -> None:
+    config = toy_config(max_staleness=1)
+    with pytest.raises(ConfigError, match="no off-policy correction"):
+        train_rl(config, [], model_dir, tmp_path / "run", recipe=load_recipe("as-intended"), world=toy_world)
+    assert not (tmp_path / "run").exists()
+
+
+DRIVER = """
+from pathlib import Path
+import sys
+from biomni_lib.config import load_config
+from biomni_lib.rl.train import train_rl
+from tests.rl_toy import ToyTask, toy_world
+out = Path(sys.argv[1])
+rl = {"steps": 100000, "groups_per_step": 4, "group_size": 4, "checkpoint_every": 1}
+config = load_config("smoke", runs_root=out, engine={"slots": 16}, rl=rl)
+train_rl(config, [ToyTask()], out / "toy-model", out / "run", world=toy_world)
+"""
+
+
+@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])
+def test_when_the_driver_goes_the_rollout_process_goes_too(model_dir: Path, kill: signal.Signals) -> None:
+    folder = model_dir.parent
+    driver = subprocess.Popen(
+        [sys.executable, "-c", DRIVER, str(folder)],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        wait_for(lambda: bool(list((folder / "run" / "checkpoints").glob("step-*"))))
+        children = psutil.Process(driver.pid).children(recursive=True)
+        assert children
+        driver.send_signal(kill)
+        driver.communicate(timeout=30)
+        wait_for(lambda: not any(child.is_running() and child.status() != "zombie" for child in children))
+    finally:
+        driver.kill()
+
+
+def wait_for(condition: Callable[[], bool], timeout_s: float = 60) -> None:
+    until = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < until, "waited in vain"
+        time.sleep(0.05)
