@@ -58,7 +58,8 @@ test: setup ## Unit and integration tests, then the notebooks with the smoke pre
 	@$(PYTEST) tests -m "not slow and not gpu and not network"
 	@if ls notebooks/*.ipynb > /dev/null 2>&1; then \
 	  echo "notebooks, preset smoke:"; \
-	  BIOMNI_PRESET=smoke $(PYTEST) --nbval --nbval-current-env --timeout 600 notebooks; \
+	  rm -rf runs/nbval; \
+	  BIOMNI_RUNS_ROOT=runs/nbval BIOMNI_PRESET=smoke $(PYTEST) --nbval --nbval-current-env --timeout 600 notebooks; \
 	fi
 
 test-slow: setup ## The tests that take minutes

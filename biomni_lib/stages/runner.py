@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from biomni_lib.config import RunConfig, load_config, project_root
 from biomni_lib.errors import ConfigError, RunError
-from biomni_lib.provenance import atomic_write, notebook_source_sha256, run_lock, stage_done, stage_state
+from biomni_lib.provenance import atomic_write, notebook_source_sha256, require_disk, run_lock, stage_done, stage_state
 from biomni_lib.stages.paths import paths
 from biomni_lib.stages.stage import said, say
 
@@ -38,6 +38,8 @@ ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
     "PYTHONWARNINGS": "ignore:IProgress not found",  # progress bars of libraries are switched off, not missed
 }
+DISK_BYTES = 500_000_000
+"""Free disk that a run asks for at start: several times what the preset `cpu` writes."""
 LAST_LINES = 8
 POLL_S = 0.5
 SAY_EVERY_S = 15.0
@@ -48,13 +50,14 @@ def run_notebooks(config: RunConfig) -> bool:
     """Run what is not done.
 
     Returns: whether anything had to run.
-    Raises: ConfigError for a setting that a notebook does not take; RunError for a folder in use, or with stage, cell,
-        last lines and the command that goes on, when a notebook fails.
+    Raises: ConfigError for a setting that a notebook does not take; RunError for a full disk, for a folder in use, and
+        when a notebook fails: with stage, cell, last lines and the command that goes on.
     """
     sources = {stage: _read(notebook_file(name)) for stage, name in NOTEBOOKS.items()}
     settings = parameters(config)
     for stage, source in sources.items():
         _refuse_unknown(NOTEBOOKS[stage], source, settings)
+    require_disk(config.run_dir, DISK_BYTES)
     ran = False
     with run_lock(config.run_dir):
         for number, (stage, source) in enumerate(sources.items(), 1):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -108,8 +109,7 @@ async def sample(
                 save_trajectories(shard, await _sample_chunk(run.config, chunk, number, sandbox, renderer))
             sampled += load_trajectories(shard)
         save_trajectories(target, sampled)
-    for shard in shards.iterdir():
-        shard.unlink()
+    shutil.rmtree(run.paths.teacher_shards)
     return sampled
 
 
