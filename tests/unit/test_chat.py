@@ -51,7 +51,7 @@ def test_the_assistants_tags_are_single_tokens_and_its_framing_is_refused() -> N
             chat.assistant(f"I end {framing} here")
 
 
-@given(st.text())
+@given(st.text().filter(lambda text: START not in text and END not in text))
 def test_a_teachers_turn_is_encoded_exactly(text: str) -> None:
     turn = f"<think>\n{text}\n</think>\n<solution>{text}</solution>"
     assert renderer().decode(renderer().assistant(turn)) == turn
