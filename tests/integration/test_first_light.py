@@ -90,7 +90,7 @@ async def test_first_light(make_config: Callable[..., RunConfig], lake_dir: Path
     sft = tmp_path / "sft"
     save_model(model, renderer.tokenizer, sft)
 
-    result = train_rl(config, list(tasks.values()), sft, tmp_path / "rl")
+    result = train_rl(config, train, sft, tmp_path / "rl")
     assert result.steps == 2
     assert_the_models_own(load_trajectories(result.ledgers / "step-00000.parquet"), model)
     trained = AutoModelForCausalLM.from_pretrained(result.model_dir, dtype=torch.float32)
