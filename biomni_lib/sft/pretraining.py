@@ -17,7 +17,6 @@ from biomni_lib.sft.train import Example
 from biomni_lib.tasks import Instance
 from biomni_lib.tasks.baselines import read_facts
 
-
 THOUGHT = "I compare every candidate with all findings."
 
 
