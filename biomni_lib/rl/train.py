@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm.auto import tqdm
+from tqdm import tqdm
 from transformers import AutoModelForCausalLM
 
 from biomni_lib.agent.ledger import save_trajectories
@@ -35,7 +35,7 @@ from biomni_lib.rl.rollout_process import RolloutProcess
 from biomni_lib.rl.scheduler import Group
 from biomni_lib.rl.weights import WeightFolder
 from biomni_lib.rl.worker import WorkerSpec, World
-from biomni_lib.tasks import Instance, Task
+from biomni_lib.tasks import Instance
 from biomni_lib.tracking import Tracker, read_metrics
 
 PARITY_MAX = 1e-2  # engine against learner, on fresh samples; float32 differs by 1e-5, a stale weight by 1e-1 and more
@@ -63,7 +63,7 @@ class RLResult:
 
 def train_rl(
     config: RunConfig,
-    tasks: Sequence[Task],
+    instances: Sequence[Instance],
     model_dir: Path,
     out_dir: Path,
     on_step: OnStep | None = None,
@@ -71,11 +71,11 @@ def train_rl(
     recipe: Recipe | None = None,
     world: OpenWorld = agent_world,
 ) -> RLResult:
-    """Reinforce a model on the training splits of tasks, or continue where an interrupted run stopped.
+    """Reinforce a model on training instances, or continue where an interrupted run stopped.
 
     Args:
         config: `rl` and what rollouts need.
-        tasks: their training instances are mixed in one seeded order.
+        instances: of the training split, of one or more tasks; mixed in one seeded order.
         model_dir: the model to start from, with its tokenizer.
         out_dir: takes checkpoints, metrics, trajectories and the trained model.
         on_step: called after each step with its number (from 0) and its metrics.
@@ -86,9 +86,8 @@ def train_rl(
     """
     recipe = recipe or load_recipe(config.rl.recipe)
     check_recipe(recipe, config.rl.max_staleness)
-    instances = [instance for task in tasks for instance in task.instances("train")]
     with ExitStack() as stack:
-        run = _Run(config, recipe, instances, model_dir, out_dir, world, stack)
+        run = _Run(config, recipe, list(instances), model_dir, out_dir, world, stack)
         for step in run.progress():
             metrics = run.step(step)
             if on_step is not None:
@@ -136,8 +135,9 @@ class _Run:
         self.bar: Any = None
 
     def progress(self) -> Any:
-        """The steps still to do, behind a progress line."""
-        self.bar = tqdm(range(self.first_step, self.config.rl.steps), desc="rl", unit="step", smoothing=0.2)
+        """The steps still to do, behind a progress line where there is a terminal."""
+        steps = range(self.first_step, self.config.rl.steps)
+        self.bar = tqdm(steps, desc="rl", unit="step", smoothing=0.2, disable=None)
         return self.bar
 
     def step(self, step: int) -> dict[str, float]:

@@ -36,9 +36,9 @@ from biomni_lib.engines.transformers_engine import TransformersEngine
 from biomni_lib.errors import DataError
 from biomni_lib.provenance import atomic_write, hardware
 from biomni_lib.rl.train import train_rl
-from biomni_lib.stages.build_data import open_lake, open_tasks
+from biomni_lib.stages.build_data import load_instances
 from biomni_lib.stages.paths import paths
-from biomni_lib.tasks import Task
+from biomni_lib.tasks import Instance
 
 CONVERSATIONS, PROMPTS = 64, 8
 """Conversations at once, and the prompts that they share, as the members of a group do."""
@@ -207,11 +207,11 @@ def _generate(model: PreTrainedModel, prompts: Sequence[list[int]], count: int) 
 
 def asynchronous_against_synchronous(config: RunConfig) -> Ratio:
     """Updates a minute of both, on the training split with the preset's sizes."""
-    tasks = list(open_tasks(config, open_lake(config)).values())
+    instances = load_instances(config, "train")
     staleness = max(1, config.rl.max_staleness)
     sides = {
-        f"asynchronous, max_staleness {staleness}": lambda: rl_seconds(config, tasks, staleness),
-        "synchronous, max_staleness 0": lambda: rl_seconds(config, tasks, 0),
+        f"asynchronous, max_staleness {staleness}": lambda: rl_seconds(config, instances, staleness),
+        "synchronous, max_staleness 0": lambda: rl_seconds(config, instances, 0),
     }
     seconds = _take_turns(sides, RL_ROUNDS, warm_up=False)
     rates = {name: 60 * RL_STEPS / s for name, s in seconds.items()}
@@ -220,12 +220,12 @@ def asynchronous_against_synchronous(config: RunConfig) -> Ratio:
     return Ratio(numerator, denominator, {**_conditions(config), **sizes, "updates": RL_STEPS})
 
 
-def rl_seconds(config: RunConfig, tasks: Sequence[Task], max_staleness: int) -> float:
+def rl_seconds(config: RunConfig, instances: Sequence[Instance], max_staleness: int) -> float:
     """Seconds of the steps of a run in a folder that is thrown away."""
     changes = {"steps": RL_STEPS, "checkpoint_every": RL_STEPS, "max_staleness": max_staleness}
     changed = config.model_copy(update={"rl": config.rl.model_copy(update=changes)})
     with tempfile.TemporaryDirectory(prefix="bench-", dir=config.run_dir) as folder:
-        result = train_rl(changed, tasks, paths(config).sft_model, Path(folder))
+        result = train_rl(changed, instances, paths(config).sft_model, Path(folder))
     return float(sum(row["time/step"] for row in result.metrics))
 
 

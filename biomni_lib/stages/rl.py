@@ -3,7 +3,6 @@
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -36,16 +35,6 @@ LIVE = {
 """What is shown of each step while the run goes on."""
 EDGE_STEPS = 5
 """First and last steps whose means are compared in the manifest."""
-
-
-@dataclass(frozen=True)
-class _Loaded:
-    """Instances that are read already, where the RL loop asks a task for them."""
-
-    loaded: Sequence[Instance]
-
-    def instances(self, split: str) -> list[Instance]:
-        return list(self.loaded)
 
 
 class LiveTable:
@@ -127,7 +116,7 @@ def train(run: StageRun, instances: Sequence[Instance], on_step: OnStep | None =
 
     _make_room(run)
     run.say("rl: starting the rollout process")
-    result = train_rl(run.config, [_Loaded(instances)], run.paths.sft_model, run.paths.rl, report)
+    result = train_rl(run.config, instances, run.paths.sft_model, run.paths.rl, report)
     run.add_seconds("rl", result.seconds - (time.perf_counter() - began))
     return result
 

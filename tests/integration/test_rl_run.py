@@ -30,6 +30,7 @@ from biomni_lib.rl.weights import save_weights
 from tests.rl_toy import ToyTask, broken_world, dying_world, save_toy_model, toy_engine, toy_rollout, toy_world
 
 ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.timeout(400)  # many processes start here, each with its imports
 SAME_EVERY_TIME = ("reward/total", "loss/policy", "policy/entropy", "policy/logprob_abs_diff", "optim/grad_norm")
 
 
@@ -92,7 +93,7 @@ def test_without_staleness_the_loop_is_the_naive_synchronous_one(
     toy_config: Callable[..., RunConfig], model_dir: Path, tmp_path: Path
 ) -> None:
     config = toy_config(max_staleness=0, steps=5)
-    result = train_rl(config, [ToyTask()], model_dir, tmp_path / "run", world=toy_world)
+    result = train_rl(config, ToyTask().instances("train"), model_dir, tmp_path / "run", world=toy_world)
     threads = torch.get_num_threads()
     torch.set_num_threads(config.rl.threads)
     expected = asyncio.run(naive_synchronous(config, model_dir, tmp_path / "naive.safetensors"))
@@ -107,7 +108,7 @@ def test_a_synchronous_run_repeats_and_a_resumed_one_equals_it(
     toy_config: Callable[..., RunConfig], model_dir: Path, tmp_path: Path
 ) -> None:
     config = toy_config(max_staleness=0, steps=5)
-    whole = train_rl(config, [ToyTask()], model_dir, tmp_path / "whole", world=toy_world)
+    whole = train_rl(config, ToyTask().instances("train"), model_dir, tmp_path / "whole", world=toy_world)
 
     class Stopped(Exception):
         pass
@@ -117,9 +118,11 @@ def test_a_synchronous_run_repeats_and_a_resumed_one_equals_it(
             raise Stopped  # two steps are in the checkpoint, the third is lost
 
     with pytest.raises(Stopped):
-        train_rl(config, [ToyTask()], model_dir, tmp_path / "cut", stop, world=toy_world)
+        train_rl(config, ToyTask().instances("train"), model_dir, tmp_path / "cut", stop, world=toy_world)
     seen: list[int] = []
-    cut = train_rl(config, [ToyTask()], model_dir, tmp_path / "cut", lambda s, _: seen.append(s), world=toy_world)
+    cut = train_rl(
+        config, ToyTask().instances("train"), model_dir, tmp_path / "cut", lambda s, _: seen.append(s), world=toy_world
+    )
     assert seen == [2, 3, 4]
     assert_same_run(whole, cut)
 
@@ -127,7 +130,7 @@ def test_a_synchronous_run_repeats_and_a_resumed_one_equals_it(
 def test_what_a_run_leaves_behind(toy_config: Callable[..., RunConfig], model_dir: Path, tmp_path: Path) -> None:
     config = toy_config(max_staleness=1)
     shared_before = set(Path("/dev/shm").glob("biomni-weights-*"))
-    result = train_rl(config, [ToyTask()], model_dir, tmp_path / "run", world=toy_world)
+    result = train_rl(config, ToyTask().instances("train"), model_dir, tmp_path / "run", world=toy_world)
     table = pq.read_table(result.trajectories).to_pandas()
     assert sorted(table["step"].unique()) == [0, 1, 2, 3]
     assert (table.groupby("step").size() == 4 * 8).all()
@@ -151,7 +154,7 @@ def test_rl_reaches_the_known_best_policy(
     toy_config: Callable[..., RunConfig], model_dir: Path, tmp_path: Path, staleness: int
 ) -> None:
     config = toy_config(max_staleness=staleness, steps=65, groups_per_step=8, checkpoint_every=65)
-    result = train_rl(config, [ToyTask()], model_dir, tmp_path / "run", world=toy_world)
+    result = train_rl(config, ToyTask().instances("train"), model_dir, tmp_path / "run", world=toy_world)
     rewards = [row["reward/correctness"] for row in result.metrics]
     assert np.mean(rewards[:3]) < 0.3
     assert np.mean(rewards[-5:]) >= 0.95
@@ -166,7 +169,7 @@ def test_rl_reaches_the_best_policy_from_other_seeds(
     rl = {"steps": 65, "groups_per_step": 8, "group_size": 8, "learning_rate": 4e-3, "max_staleness": staleness}
     config = make_config(seed=seed, engine={"slots": 32}, rl=rl)
     model_dir = save_toy_model(tmp_path / "m", seed=seed)
-    result = train_rl(config, [ToyTask()], model_dir, tmp_path / "run", world=toy_world)
+    result = train_rl(config, ToyTask().instances("train"), model_dir, tmp_path / "run", world=toy_world)
     assert np.mean([row["reward/correctness"] for row in result.metrics[-5:]]) >= 0.95
 
 
@@ -175,8 +178,8 @@ def test_a_rollout_process_that_dies_is_named_and_the_run_resumes(
 ) -> None:
     config = toy_config(max_staleness=1, checkpoint_every=1)
     with pytest.raises(RunError, match=r"rollout process ended with code 9; .*rollouts\.log"):
-        train_rl(config, [ToyTask()], model_dir, tmp_path / "run", world=dying_world)
-    result = train_rl(config, [ToyTask()], model_dir, tmp_path / "run", world=toy_world)
+        train_rl(config, ToyTask().instances("train"), model_dir, tmp_path / "run", world=dying_world)
+    result = train_rl(config, ToyTask().instances("train"), model_dir, tmp_path / "run", world=toy_world)
     groups = pq.read_table(result.trajectories).to_pandas().groupby("step")["group"].unique()
     used = [index for step in groups for index in step]
     assert len(used) == len(set(used)) == 16
@@ -187,7 +190,7 @@ def test_a_programming_error_in_a_rollout_reaches_the_driver(
     toy_config: Callable[..., RunConfig], model_dir: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(RunError, match="ZeroDivisionError: in a rollout"):
-        train_rl(toy_config(), [ToyTask()], model_dir, tmp_path / "run", world=broken_world)
+        train_rl(toy_config(), ToyTask().instances("train"), model_dir, tmp_path / "run", world=broken_world)
 
 
 def test_asynchronous_without_correction_is_refused_before_anything_starts(
@@ -208,7 +211,7 @@ from tests.rl_toy import ToyTask, toy_world
 out = Path(sys.argv[1])
 rl = {"steps": 100000, "groups_per_step": 4, "group_size": 4, "checkpoint_every": 1}
 config = load_config("smoke", runs_root=out, engine={"slots": 16}, rl=rl)
-train_rl(config, [ToyTask()], out / "toy-model", out / "run", world=toy_world)
+train_rl(config, ToyTask().instances("train"), out / "toy-model", out / "run", world=toy_world)
 """
 
 
@@ -233,7 +236,7 @@ def test_when_the_driver_goes_the_rollout_process_goes_too(model_dir: Path, kill
         driver.kill()
 
 
-def wait_for(condition: Callable[[], bool], timeout_s: float = 60) -> None:
+def wait_for(condition: Callable[[], bool], timeout_s: float = 150) -> None:
     until = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < until, "waited in vain"
