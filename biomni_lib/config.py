@@ -50,7 +50,7 @@ class Section(BaseModel):
 class DataConfig(Section):
     """The simulated patients; every count is per task."""
 
-    train_instances: int = Field(4000, ge=1, description="Training instances per task.")
+    train_instances: int = Field(2000, ge=1, description="Training instances per task.")
     dev_instances: int = Field(300, ge=1, description="Development instances per task, for tuning.")
     heldout_instances: int = Field(300, ge=1, description="Held-out instances per task, opened once, for the results.")
     terms_min: int = Field(5, ge=1, description="Fewest phenotype terms of a patient, noise terms included.")
@@ -153,23 +153,24 @@ class SandboxConfig(Section):
 class TeacherConfig(Section):
     """The scripted teacher and what is kept of its trajectories."""
 
-    instances: int = Field(2500, ge=1, description="Training instances per task that the teacher tries.")
-    samples_per_instance: int = Field(4, ge=1, description="Trajectories sampled per instance.")
+    instances: int = Field(1500, ge=1, description="Training instances per task that the teacher tries.")
+    samples_per_instance: int = Field(3, ge=1, description="Trajectories sampled per instance.")
     cap_per_instance: int = Field(2, ge=1, description="Most accepted trajectories kept per instance.")
 
 
 class PretrainingConfig(Section):
     """Teaching a model from scratch to copy identifiers; a pretrained model skips it."""
 
-    documents: int = Field(12000, ge=1, description="Short documents of identifiers, each seen once.")
+    documents: int = Field(6000, ge=1, description="Short documents of identifiers, each seen once.")
+    lr_muon: float = Field(0.02, gt=0, description="Learning rate of Muon; everything else is as in fine-tuning.")
 
 
 class SftConfig(Section):
     """Supervised fine-tuning on accepted trajectories."""
 
-    epochs: int = Field(1, ge=1, description="Passes over the accepted trajectories.")
+    epochs: int = Field(2, ge=1, description="Passes over the accepted trajectories.")
     batch_size: int = Field(16, ge=1, description="Trajectories per optimizer step.")
-    lr_muon: float = Field(0.02, gt=0, description="Learning rate of Muon, which trains the matrices.")
+    lr_muon: float = Field(0.01, gt=0, description="Learning rate of Muon, which trains the matrices.")
     lr_adamw: float = Field(3e-3, gt=0, description="Learning rate of AdamW, which trains everything else.")
     warmup_steps: int = Field(20, ge=0, description="Steps over which the learning rates rise from zero.")
     threads: int = Field(2, ge=1, description="Threads of the training arithmetic.")

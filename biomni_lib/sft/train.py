@@ -85,18 +85,15 @@ class SftTrainer:
     Args:
         model: changed in place. examples: from `to_example` or `copy_documents`. config: `sft` and `seed`.
         checkpoint: file to save to and, when it is there, to go on from.
-        epochs: passes over the examples; `config.sft.epochs` when None.
     """
 
-    def __init__(
-        self, model: Any, examples: Sequence[Example], config: RunConfig, checkpoint: Path, epochs: int | None = None
-    ) -> None:
+    def __init__(self, model: Any, examples: Sequence[Example], config: RunConfig, checkpoint: Path) -> None:
         if not examples:
             raise DataError("SFT has no accepted trajectory to learn from; raise teacher.instances or samples")
         self.model, self.examples, self.config, self.checkpoint = model.train(), examples, config, checkpoint
         lengths = [len(example.ids) for example in examples]
         sft = config.sft
-        orders = (batch_order(lengths, sft.batch_size, epoch, config.seed) for epoch in range(epochs or sft.epochs))
+        orders = (batch_order(lengths, sft.batch_size, epoch, config.seed) for epoch in range(sft.epochs))
         self.batches = [batch for order in orders for batch in order]
         matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n and "lm_head" not in n]
         chosen = {id(p) for p in matrices}

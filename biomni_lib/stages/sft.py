@@ -14,7 +14,7 @@ from biomni_lib.agent.ledger import Trajectory, load_trajectories, save_trajecto
 from biomni_lib.agent.prompt import system_prompt
 from biomni_lib.agent.rollout import RolloutSettings, ToolEnvironment, rollout_seed
 from biomni_lib.analysis import acceptance_intervals
-from biomni_lib.config import RunConfig
+from biomni_lib.config import RunConfig, SftConfig
 from biomni_lib.errors import DataError
 from biomni_lib.figures import acceptance_by_strategy, loss_curve
 from biomni_lib.provenance import Manifest, atomic_path, atomic_write
@@ -142,22 +142,23 @@ def fit(
     examples: Sequence[Example],
     target: Path,
     *,
-    epochs: int | None = None,
+    settings: SftConfig | None = None,
 ) -> tuple[PreTrainedModel, pd.DataFrame]:
     """Train a model on examples and save it, or go on where an interrupted training stopped.
 
     Args:
-        model: where to start. target: folder of the trained model. epochs: `config.sft.epochs` when None.
+        model: where to start. target: folder of the trained model. settings: `config.sft` when None.
     Returns: the trained model and its metrics, one row a step (columns step, sft/loss, and more).
     Raises: DataError without an example; TrainingError when the loss is not finite.
     """
-    key = _training_key(run.config, model, examples, epochs)
+    config = run.config.model_copy(update={"sft": settings or run.config.sft})
+    key = _training_key(config, model, examples)
     log = run.paths.sft / "metrics" / f"{target.name}.jsonl"
     if run.has(target, key):
         return AutoModelForCausalLM.from_pretrained(target), pd.DataFrame(read_metrics(log))
     checkpoint = target.with_name(f"{target.name}-checkpoint.pt")
     _start_checkpoint(checkpoint, key)
-    trainer = SftTrainer(model, examples, run.config, checkpoint, epochs)
+    trainer = SftTrainer(model, examples, config, checkpoint)
     first, steps = trainer.step_number + 1, len(trainer.batches)
     with run.making(target, key), Tracker(run.paths.sft, target.name, run.config, resume_step=first) as tracker:
 
@@ -200,9 +201,9 @@ def _base_key(run: StageRun) -> str:
     return key_of(run.config, *TEACHER_SETTINGS, files=[run.paths.instances("train")])
 
 
-def _training_key(config: RunConfig, model: PreTrainedModel, examples: Sequence[Example], epochs: int | None) -> str:
+def _training_key(config: RunConfig, model: PreTrainedModel, examples: Sequence[Example]) -> str:
     """A hash of all that decides the outcome: settings, starting weights, examples."""
-    digest = hashlib.sha256(f"{key_of(config, 'seed', 'sft')} {epochs}".encode())
+    digest = hashlib.sha256(key_of(config, "seed", "sft").encode())
     for weights in model.state_dict().values():
         digest.update(weights.contiguous().numpy().tobytes())
     for example in examples:
