@@ -5,11 +5,16 @@ from pathlib import Path
 from typing import Any
 
 from biomni_lib.analysis import summarize
-from biomni_lib.config import RunConfig
+from biomni_lib.config import RunConfig, project_root
+from biomni_lib.errors import DataError
 from biomni_lib.provenance import atomic_write
 from biomni_lib.stages.drawings import save_drawings
 from biomni_lib.stages.evaluate import drawings, evaluated_rows
 from biomni_lib.stages.results import results_dir, summary_file
+
+BLOCK_START = "<!-- results: written by `python -m biomni_lib.stages publish` -->"
+BLOCK_END = "<!-- end of results -->"
+_WRITTEN = (("format", 3), ("mean_tokens", 0))
 
 
 def summary(config: RunConfig) -> dict[str, Any]:
@@ -33,4 +38,34 @@ def publish(config: RunConfig) -> list[Path]:
     atomic_write(summary_file(config), json.dumps(found, indent=1) + "\n")
     folder = results_dir() / f"figures-{config.preset}"
     save_drawings(drawings(config), folder)
-    return [summary_file(config), *sorted(folder.iterdir())]
+    readme = project_root() / "README.md"
+    atomic_write(readme, with_results(readme.read_text(encoding="utf-8"), found))
+    return [summary_file(config), readme, *sorted(folder.iterdir())]
+
+
+def with_results(readme: str, found: dict[str, Any]) -> str:
+    """The README's text with its block of results made from a summary.
+
+    Raises: DataError when the text has no such block.
+    """
+    before, opening, rest = readme.partition(BLOCK_START)
+    _, closing, after = rest.partition(BLOCK_END)
+    if not opening or not closing:
+        raise DataError(f"README.md has no block between {BLOCK_START!r} and {BLOCK_END!r}; put both lines back")
+    return f"{before}{opening}\n{results_block(found)}{closing}{after}"
+
+
+def results_block(found: dict[str, Any]) -> str:
+    """The headline figure, and a table of mean scores on all held-out patients, as Markdown."""
+    preset, models = found["preset"], found["tasks"]["all"]
+    lines = [
+        f"![Score on held-out patients by model, with intervals](results/figures-{preset}/headline.png)",
+        "",
+        "| model | score | 95% interval | format | tokens | n | seeds |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, row in models.items():
+        form, tokens = ("–" if row[key] is None else f"{row[key]:.{digits}f}" for key, digits in _WRITTEN)
+        interval = f"{row['ci_low']:.3f} to {row['ci_high']:.3f}"
+        lines.append(f"| {name} | {row['score']:.3f} | {interval} | {form} | {tokens} | {row['n']} | {row['seeds']} |")
+    return "\n".join(lines) + "\n"

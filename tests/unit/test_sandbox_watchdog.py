@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -18,20 +18,13 @@ def test_a_process_that_has_ended_is_no_fault():
 
 
 def test_a_tree_can_be_read_while_its_processes_end():
-    stop = threading.Event()
-    faults: list[BaseException] = []
-
-    def read() -> None:
-        try:
-            while not stop.is_set():
-                list(tree_pids(parent.pid))
-        except BaseException as fault:
-            faults.append(fault)
-
     parent = subprocess.Popen(["sh", "-c", "for i in $(seq 200); do (true) & done; wait"])
-    reader = threading.Thread(target=read)
-    reader.start()
-    parent.wait()
-    stop.set()
-    reader.join()
-    assert not faults
+
+    def read_until_it_ends() -> int:
+        readings = 0
+        while parent.poll() is None:
+            readings += bool(list(tree_pids(parent.pid)))
+        return readings
+
+    with ThreadPoolExecutor() as pool:
+        assert pool.submit(read_until_it_ends).result() > 0

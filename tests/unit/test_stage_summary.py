@@ -22,6 +22,8 @@ def published(tmp_path, monkeypatch):
     folder = tmp_path / "results"
     monkeypatch.setattr(results, "results_dir", lambda: folder)
     monkeypatch.setattr(summary, "results_dir", lambda: folder)
+    monkeypatch.setattr(summary, "project_root", lambda: tmp_path)
+    (tmp_path / "README.md").write_text(f"{summary.BLOCK_START}\n{summary.BLOCK_END}\n")
     return folder
 
 
@@ -123,3 +125,18 @@ def test_publishing_writes_the_summary_and_the_figures(config, published):
     names = {file.name for file in files}
     assert {f"{name}.{kind}" for name in ("headline", "score-by-task", "seeds") for kind in ("svg", "csv")} <= names
     assert "n = 10 instances a point. 1 seed." in (published / "figures-smoke" / "headline.txt").read_text()
+
+
+def test_the_readme_keeps_its_text_around_the_results():
+    row = {"score": 0.5, "ci_low": 0.4, "ci_high": 0.6, "format": None, "n": 10, "seeds": 1, "mean_tokens": None}
+    found = {"preset": "cpu", "tasks": {"all": {"overlap": row}}}
+    readme = f"before\n{summary.BLOCK_START}\nold\n{summary.BLOCK_END}\nafter\n"
+    written = summary.with_results(readme, found)
+    assert written.startswith("before\n") and written.endswith("\nafter\n") and "old" not in written
+    assert "| overlap | 0.500 | 0.400 to 0.600 | – | – | 10 | 1 |" in written
+    assert summary.with_results(written, found) == written
+
+
+def test_a_readme_without_the_block_is_refused():
+    with pytest.raises(DataError, match="README.md has no block"):
+        summary.with_results("nothing here", {"preset": "cpu", "tasks": {"all": {}}})
