@@ -58,7 +58,9 @@ class DataConfig(Section):
     excluded_min: int = Field(2, ge=0, description="Fewest excluded findings told of a patient, if there are as many.")
     excluded_max: int = Field(2, ge=0, description="Most excluded findings told of a patient.")
     imprecision: float = Field(0.4, ge=0, le=1, description="Chance that a term is replaced by one of its ancestors.")
-    noise_terms_max: int = Field(1, ge=0, description="Most of a patient's terms that have nothing to do with the disease.")
+    noise_terms_max: int = Field(
+        1, ge=0, description="Most of a patient's terms that have nothing to do with the disease."
+    )
     candidates: int = Field(6, ge=2, description="Candidate genes shown, the right one included.")
 
     @model_validator(mode="after")
