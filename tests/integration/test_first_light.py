@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
@@ -69,6 +70,7 @@ def assert_the_models_own(rolled: list[Trajectory], model: PreTrainedModel) -> N
         np.testing.assert_allclose(one.logprobs[1:][one.loss_mask[1:]], expected[one.loss_mask[1:]], atol=1e-4)
 
 
+@pytest.mark.timeout(300)  # half a minute on a quiet core
 async def test_first_light(make_config: Callable[..., RunConfig], lake_dir: Path, lake, tmp_path: Path) -> None:
     config = make_config(**SIZES)
     config.lake_dir.parent.mkdir(parents=True)

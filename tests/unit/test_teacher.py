@@ -23,6 +23,7 @@ from tests.acting_toy import tokenizer
 
 PER_TASK = 10
 DATA = DataConfig(train_instances=PER_TASK, dev_instances=1, heldout_instances=1)
+pytestmark = pytest.mark.timeout(300)  # the first test may have to build the lake
 in_module_loop = pytest.mark.asyncio(loop_scope="module")
 well_formed = pytest.mark.parametrize("strategy", sorted(set(STRATEGIES) - {"malformed"}))
 
