@@ -170,7 +170,7 @@ class PretrainingConfig(Section):
 class SftConfig(Section):
     """Supervised fine-tuning on accepted trajectories."""
 
-    epochs: int = Field(2, ge=1, description="Passes over the accepted trajectories.")
+    epochs: int = Field(3, ge=1, description="Passes over the accepted trajectories.")
     batch_size: int = Field(16, ge=1, description="Trajectories per optimizer step.")
     lr_muon: float = Field(0.01, gt=0, description="Learning rate of Muon, which trains the matrices.")
     lr_adamw: float = Field(3e-3, gt=0, description="Learning rate of AdamW, which trains everything else.")
@@ -185,13 +185,13 @@ class RlConfig(Section):
         "default",
         description="Advantage and loss by name: ours, or the original's as described or as executed.",
     )
-    steps: int = Field(30, ge=1, description="Learner steps.")
+    steps: int = Field(40, ge=1, description="Learner steps.")
     groups_per_step: int = Field(16, ge=1, description="Groups, one instance each, per learner step.")
     group_size: int = Field(8, ge=2, description="Trajectories per group.")
     max_staleness: int = Field(
         1, ge=0, description="Most learner versions between sampling a token and training on it; 0 is synchronous."
     )
-    learning_rate: float = Field(1e-4, gt=0, description="Learning rate of AdamW.")
+    learning_rate: float = Field(2e-4, gt=0, description="Learning rate of AdamW.")
     temperature: float = Field(1.0, gt=0, description="Sampling temperature of the rollouts.")
     clip_low: float = Field(0.2, ge=0, lt=1, description="How far below 1 the probability ratio counts.")
     clip_high: float = Field(0.28, ge=0, description="How far above 1 the probability ratio counts.")

@@ -191,7 +191,7 @@ def draw(config: RunConfig) -> dict[str, Drawing]:
 def finish(run: StageRun, metrics: pd.DataFrame, results: dict[str, float]) -> Manifest:
     """Record the stage: from the training instances to the models, with its headline numbers."""
     here = run.paths
-    models = [here.base, here.pretrained, here.sft_model]
+    models = [here.base, here.pretrained, here.sft_model, here.sft_best]
     outputs = [here.teacher, here.accepted, here.acceptance, *models, here.sft_metrics]
     loss = float(metrics["sft/loss"].tail(10).mean())
     return run.finish(inputs=[here.instances("train")], outputs=outputs, results={"loss": loss, **results})
