@@ -236,7 +236,7 @@ def test_when_the_driver_goes_the_rollout_process_goes_too(model_dir: Path, kill
         driver.kill()
 
 
-def wait_for(condition: Callable[[], bool], timeout_s: float = 150) -> None:
+def wait_for(condition: Callable[[], bool], timeout_s: float = 300) -> None:
     until = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < until, "waited in vain"
