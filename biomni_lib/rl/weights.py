@@ -67,7 +67,8 @@ class WeightFolder:
         roomy = SHARED_MEMORY.is_dir() and shutil.disk_usage(SHARED_MEMORY).free > ROOM_FACTOR * size
         if not roomy:
             fallback.mkdir(parents=True, exist_ok=True)
-        self.path = Path(tempfile.mkdtemp(prefix="biomni-weights-", dir=SHARED_MEMORY if roomy else fallback))
+        prefix = f"biomni-weights-{os.getpid()}-"
+        self.path = Path(tempfile.mkdtemp(prefix=prefix, dir=SHARED_MEMORY if roomy else fallback))
 
     def publish(self, model: torch.nn.Module, version: int) -> Path:
         """Write one version; older ones are deleted by the reader once it has moved past them."""

@@ -26,7 +26,7 @@ from biomni_lib.rl.learner import Learner
 from biomni_lib.rl.recipe import load_recipe
 from biomni_lib.rl.scheduler import Group, instance_at
 from biomni_lib.rl.train import RLResult, train_rl
-from biomni_lib.rl.weights import save_weights
+from biomni_lib.rl.weights import SHARED_MEMORY, save_weights
 from tests.rl_toy import ToyTask, broken_world, dying_world, save_toy_model, toy_engine, toy_rollout, toy_world
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -129,7 +129,6 @@ def test_a_synchronous_run_repeats_and_a_resumed_one_equals_it(
 
 def test_what_a_run_leaves_behind(toy_config: Callable[..., RunConfig], model_dir: Path, tmp_path: Path) -> None:
     config = toy_config(max_staleness=1)
-    shared_before = set(Path("/dev/shm").glob("biomni-weights-*"))
     result = train_rl(config, ToyTask().instances("train"), model_dir, tmp_path / "run", world=toy_world)
     table = pq.read_table(result.trajectories).to_pandas()
     assert sorted(table["step"].unique()) == [0, 1, 2, 3]
