@@ -60,7 +60,8 @@ def summarize(rows: pd.DataFrame, config: RunConfig) -> dict[str, Any]:
 
     Args:
         rows: evaluated trajectories and baselines of one or more seeds.
-    Returns: {"preset", "code" (sha256 of the library's sources), "tasks": {task: {model: {"score", "ci_low", "ci_high",
+    Returns: {"preset", "code" (sha256 of the library's sources when they
+        were evaluated), "tasks": {task: {model: {"score", "ci_low", "ci_high",
         "format", "n", "seeds", "mean_tokens", "mean_turns"}}}, "seconds": {stage: seconds of its manifest}}.
     Raises: DataError when rows are empty or a column is missing.
     """
@@ -78,7 +79,9 @@ def summarize(rows: pd.DataFrame, config: RunConfig) -> dict[str, Any]:
         }
     manifests = {stage: read_manifest(config, stage) for stage in STAGE_SETTINGS}
     seconds = {stage: manifest.seconds for stage, manifest in manifests.items() if manifest is not None}
-    return {"preset": config.preset, "code": code_hash(), "tasks": tasks, "seconds": seconds}
+    evaluated = manifests["evaluate"]
+    code = code_hash() if evaluated is None else evaluated.code_hash
+    return {"preset": config.preset, "code": code, "tasks": tasks, "seconds": seconds}
 
 
 def _rounded(value: float, digits: int = 4) -> float | None:

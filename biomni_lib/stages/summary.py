@@ -59,6 +59,7 @@ def results_block(found: dict[str, Any]) -> str:
     """The headline figure, and a table of mean scores on all held-out patients, as Markdown."""
     preset, models = found["preset"], found["tasks"]["all"]
     lines = [
+        "",
         f"![Score on held-out patients by model, with intervals](results/figures-{preset}/headline.png)",
         "",
         "| model | score | 95% interval | format | tokens | n | seeds |",
@@ -68,4 +69,4 @@ def results_block(found: dict[str, Any]) -> str:
         form, tokens = ("–" if row[key] is None else f"{row[key]:.{digits}f}" for key, digits in _WRITTEN)
         interval = f"{row['ci_low']:.3f} to {row['ci_high']:.3f}"
         lines.append(f"| {name} | {row['score']:.3f} | {interval} | {form} | {tokens} | {row['n']} | {row['seeds']} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, ""]) + "\n"
