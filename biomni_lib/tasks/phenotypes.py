@@ -1,6 +1,7 @@
 """The two tasks about patients: which disease is it, and which gene is behind it."""
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 import numpy as np
@@ -17,7 +18,7 @@ from biomni_lib.tasks.splits import SPLITS, make_splits
 _FACTS = "Phenotypes: {terms}\nExcluded phenotypes: {excluded}\nCandidate genes: {genes}\n"
 
 
-class PhenotypeTask:
+class PhenotypeTask(ABC):
     """What both tasks share: patients, splits and the facts shown.
 
     Args:
@@ -76,8 +77,9 @@ class PhenotypeTask:
         prompt = f"Task: {self.question}\n{facts}Output format: {self.output_format}"
         return Instance(prompt, self._gold(patient), self.name, f"{self.name}-{id}", meta)
 
+    @abstractmethod
     def _gold(self, patient: Patient) -> str:
-        raise NotImplementedError
+        """The right answer, in the form that `grade` takes."""
 
 
 class RareDiseaseDiagnosis(PhenotypeTask):

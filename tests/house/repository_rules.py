@@ -10,7 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 FORBIDDEN = {
-    "a path of one machine": re.compile(r"/(?:home|Users)/\w+/|/work/(?:main|shared)\b|/root/\w+"),
+    "a path of one machine": re.compile(r"/(?:home|Users)/\w+/|(?<![\w.])/(?:work|root)/\w+"),
     "the host of a package registry": re.compile(r"\b(?:pypi|pythonhosted|anaconda|npmjs|debian)\.(?:org|com)\b"),
 }
 
