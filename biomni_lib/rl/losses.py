@@ -35,7 +35,8 @@ def sequence_ratio(logprobs: Tensor, old_logprobs: Tensor, segment: Tensor) -> T
     """GSPO's ratio at each token: stop-grad(s_i) p_theta / stop-grad(p_theta), s_i = exp(1/|o_i| sum_t log r_it).
 
     The value is s_i at every token of sequence i; the gradient reaches each token by its own log-probability, so the
-    mean over the tokens has the gradient of s_i itself.
+    mean over the tokens has the gradient of s_i itself, and a token whose loss a correction weighs, or masks, has its
+    own gradient weighed, or masked, and no other's.
 
     Args: logprobs with gradient, old_logprobs and segment without, all (tokens,).
     Returns: (tokens,), with gradient.
