@@ -1,9 +1,15 @@
-"""Policy losses of sampled tokens, as pure functions on flat tensors.
+"""Policy losses of sampled tokens, and what corrects samples of an older policy: pure functions on flat tensors.
 
-Notation: A advantage, r = p_theta / p_old, |o_i| sampled tokens of sequence i. All tensors are (tokens,), one value a
-token that the model wrote; where a function looks at whole sequences, `segment` says which one a token belongs to, so
-neither padding nor order nor neighbours can matter. What corrects samples of an older policy is in `corrections`, the
-sum over tokens in `aggregation`, and how a recipe puts them together in `objective`.
+All tensors are (tokens,), one value a token that the model wrote; where a function looks at whole sequences, `segment`
+says which one a token belongs to, so neither padding nor order nor neighbours can matter. The sum over tokens is in
+`aggregation`; `objective` puts them together as the recipe says.
+
+Notation: A advantage, |o_i| sampled tokens of sequence i, r = p_theta / p_old the ratio that is clipped, and
+rho = p_prox / p_behaviour: p_behaviour is the ledger's (what really sampled the token), p_prox the learner's own,
+recomputed before the first update of the batch. p_old is p_prox, or p_behaviour in a rollout-anchored recipe, which
+needs no other correction: the clip bounds how far the policy is from the sampler, even with one update a batch. The
+other corrections are a weight a token, without gradient, on the policy loss: KL, entropy and the denominators of the
+aggregation are left alone (as in the papers' formulas, a masked token contributes 0 and still counts in the mean).
 """
 
 from __future__ import annotations
@@ -88,6 +94,48 @@ def gspo_loss(
     """
     r = sequence_ratio(logprobs, old_logprobs, segment)
     return _clipped(r, advantages, clip_low, clip_high, dual_clip)
+
+
+def tis_weights(proximal: Tensor, behaviour: Tensor, cap: float) -> Tensor:
+    """Truncated importance weight of each token: stop-grad min(rho, C).
+
+    Args: two (tokens,) log-probabilities and C (about 2).
+    Returns: (tokens,), without gradient.
+    Source: Yao et al. 2025 (TIS).
+    """
+    return ratio(proximal, behaviour).clamp(max=cap).detach()
+
+
+def icepop_weights(proximal: Tensor, behaviour: Tensor, low: float, high: float) -> Tensor:
+    """Masked importance weight of each token: stop-grad rho inside [alpha, beta], else 0.
+
+    Args: two (tokens,) log-probabilities; alpha and beta (0.5 and 5 in the paper), both included.
+    Returns: (tokens,), without gradient.
+    Source: Ling Team 2025 (Ring-1T, IcePop), the function M.
+    """
+    rho = ratio(proximal, behaviour).detach()
+    return rho * ((rho >= low) & (rho <= high))
+
+
+def geometric_mask(proximal: Tensor, behaviour: Tensor, segment: Tensor, low: float, high: float) -> Tensor:
+    """1 for every token of a sequence with low <= exp(mean_t log rho_t) <= high, else 0.
+
+    Args: two (tokens,) log-probabilities; segment (tokens,) int64, each token's sequence; the bounds (0.99 and 1.01).
+    Returns: (tokens,) of 0 and 1, without gradient.
+    Source: Ericsson 2026 (TRL, pull request 4891, sequence_geometric_mean_mask).
+    """
+    mean = segment_mean((proximal - behaviour).detach(), segment).clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND).exp()
+    return ((mean >= low) & (mean <= high)).to(proximal.dtype)
+
+
+def decoupled_weights(proximal: Tensor, behaviour: Tensor) -> Tensor:
+    """Importance weight of decoupled PPO: stop-grad rho, not truncated; the clip acts on p_theta / p_prox.
+
+    Args: two (tokens,) log-probabilities.
+    Returns: (tokens,), without gradient; at most exp(20), where the log-ratio is bounded.
+    Source: Hilton et al. 2022 (decoupled PPO); Fu et al. 2025 (AReaL), section 5.2.
+    """
+    return ratio(proximal, behaviour).detach()
 
 
 def clip_flags(r: Tensor, advantages: Tensor, *, clip_low: float, clip_high: float) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from biomni_lib.errors import ShapeError, TrainingError
-from biomni_lib.rl import corrections, losses
+from biomni_lib.rl import losses
 from biomni_lib.rl.recipe import Recipe
 
 
@@ -90,13 +90,13 @@ def policy_loss(recipe: Recipe, batch: TokenBatch) -> tuple[Tensor, dict[str, Te
 def correction_weights(recipe: Recipe, batch: TokenBatch) -> Tensor:
     """The weight of each token's policy loss, (tokens,) without gradient; 1 where the recipe's correction has none."""
     if recipe.tis_cap is not None:
-        return corrections.tis_weights(batch.old, batch.behaviour, recipe.tis_cap)
+        return losses.tis_weights(batch.old, batch.behaviour, recipe.tis_cap)
     if recipe.icepop_range is not None:
-        return corrections.icepop_weights(batch.old, batch.behaviour, *recipe.icepop_range)
+        return losses.icepop_weights(batch.old, batch.behaviour, *recipe.icepop_range)
     if recipe.geometric_range is not None:
-        return corrections.geometric_mask(batch.old, batch.behaviour, batch.segment, *recipe.geometric_range)
+        return losses.geometric_mask(batch.old, batch.behaviour, batch.segment, *recipe.geometric_range)
     if recipe.correction == "decoupled":
-        return corrections.decoupled_weights(batch.old, batch.behaviour)
+        return losses.decoupled_weights(batch.old, batch.behaviour)
     return torch.ones_like(batch.behaviour)
 
 
