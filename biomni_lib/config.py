@@ -151,6 +151,7 @@ class SandboxConfig(Section):
     shell_at_once: int = Field(8, ge=1, description="Blocks of shell or R that run at the same time; others queue.")
     execute_timeout_s: float = Field(10, gt=0, description="Seconds for one block of code.")
     memory_mb: int = Field(512, ge=64, description="Memory of one session in MiB.")
+    tool_cache: bool = Field(True, description="Whether a session keeps the results of the tool calls it made.")
     output_chars: int = Field(4000, ge=16, description="Characters of output kept of one block of code.")
 
 

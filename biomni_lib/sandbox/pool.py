@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from biomni_lib.config import SandboxConfig
 
 LAKE_TOOLS = "biomni_lib.sandbox.toolbox:lake_tools"
+CACHED_LAKE_TOOLS = "biomni_lib.sandbox.toolbox:cached_lake_tools"
 PRELOAD = ("numpy", "pandas")
 _DESCRIPTORS_PER_SESSION, _DESCRIPTORS_BESIDE = 2, 256
 _PROCESS_WARNING = (
@@ -57,7 +58,7 @@ class Sandbox:
         config: "SandboxConfig",
         lake_dir: Path | None,
         *,
-        provider: str = LAKE_TOOLS,
+        provider: str | None = None,
         preload: tuple[str, ...] = PRELOAD,
     ) -> Self:
         """Start the zygote and prove with one session that the isolation holds together on this machine.
@@ -65,12 +66,14 @@ class Sandbox:
         Args:
             config: the run's sandbox settings.
             lake_dir: the one data folder that sessions may read; None for none.
-            provider: `module:function`, called with `lake_dir`, that gives the names defined in every session.
+            provider: `module:function`, called with `lake_dir`, that gives the names defined in every session; the
+                lake's tools when None, with a cache of their results unless the settings say otherwise.
             preload: modules that are loaded once for all sessions.
         Raises: SandboxError that names what the machine does not give, and the remedy.
         """
         if config.isolation == "process":
             _log.warning(_PROCESS_WARNING)
+        provider = provider or (CACHED_LAKE_TOOLS if config.tool_cache else LAKE_TOOLS)
         _allow_descriptors(config.sessions_max)
         limits = Limits(config.memory_mb, config.output_chars)
         settings = ZygoteSettings(config.isolation, limits, lake_dir, provider, preload)
