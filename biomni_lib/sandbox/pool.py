@@ -14,7 +14,7 @@ from biomni_lib.sandbox.limits import Limits
 from biomni_lib.sandbox.observation import Latency
 from biomni_lib.sandbox.places import Places, ToolClass
 from biomni_lib.sandbox.session import Session
-from biomni_lib.sandbox.watchdog import Watchdog
+from biomni_lib.sandbox.watchdog import Watchdog, tree_pids
 from biomni_lib.sandbox.worker import Worker, ZygoteProcess, ZygoteSettings
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 LAKE_TOOLS = "biomni_lib.sandbox.toolbox:lake_tools"
 CACHED_LAKE_TOOLS = "biomni_lib.sandbox.toolbox:cached_lake_tools"
-PRELOAD = ("numpy", "pandas")
+PRELOAD = ("numpy", "pandas", "biomni_lib.sandbox.warm")
 _DESCRIPTORS_PER_SESSION, _DESCRIPTORS_BESIDE = 2, 256
 _PROCESS_WARNING = (
     'sandbox.isolation = "process": code that models write runs with your rights and can read your files, use the '
@@ -110,6 +110,10 @@ class Sandbox:
         self._watchdog.close()
         if self._zygote is not None:
             await self._zygote.close()
+
+    def pids(self) -> list[int]:
+        """Every process of this sandbox: launcher, zygote, sessions and what they started (Linux)."""
+        return [] if self._zygote is None else list(tree_pids(self._zygote.pid))
 
     async def start_worker(self, seed: int, latency: Latency) -> Worker:
         """A fresh session process; waits for a place when `sessions_max` are taken (for `Session`)."""
