@@ -18,7 +18,7 @@ SHELL_MARKS = ("#!BASH", "#!R")
 
 def tool_class(code: str) -> ToolClass:
     """The class that a block's first line declares."""
-    return "shell" if code.lstrip().startswith(SHELL_MARKS) else "python"
+    return "shell" if code.lstrip().partition("\n")[0].strip() in SHELL_MARKS else "python"
 
 
 class Places:

@@ -3,8 +3,8 @@
 One cache lives and dies with one session. A shared one would have to be written by trusted code alone, since a session
 runs code that nobody trusts, and does not pay: a call costs 10 to 150 us, less than a question to another process; and
 handing sessions a filled cache would show them what others asked. Measured on the scripted teacher's trajectories, two
-cores: 16% of the calls repeat one of their own session (34% for the strategy `verified`), which saves 22% (36%) of the
-1.5 ms that a block spends in tools. It pays more with slower tools.
+cores: 15% of the calls repeat one of their own session (34% for the strategy `verified`) and take a fifth (two fifths)
+of the 1 to 2 ms that a block spends in tools. That is little; it pays more with slower tools.
 
 Kept as bytes, since a caller may change the list that it got. Calls that raise, and calls with arguments other than
 texts, whole numbers and flat lists of them, are not kept.

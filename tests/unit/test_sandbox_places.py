@@ -15,7 +15,9 @@ from biomni_lib.sandbox.places import Places, tool_class
         ("\n  #!R\nmean(x)", "shell"),
         ("x = 1", "python"),
         ("x = 1\n#!BASH", "python"),
+        ("#!BASH", "shell"),
         ("# R code", "python"),
+        ("#!Rust", "python"),
         ("", "python"),
     ],
 )
