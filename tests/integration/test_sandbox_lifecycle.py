@@ -134,7 +134,10 @@ ORDINARY = """
 import asyncio, json
 from types import SimpleNamespace
 from biomni_lib.sandbox import Sandbox
-CONFIG = SimpleNamespace(isolation="strict", sessions_max=4, execute_timeout_s=5, memory_mb=128, output_chars=4000)
+CONFIG = SimpleNamespace(
+    isolation="strict", sessions_max=4, python_at_once=4, shell_at_once=4, execute_timeout_s=5, memory_mb=128,
+    output_chars=4000, tool_cache=True,
+)
 CHILDREN = '''
 import os, time
 for _ in range(6):
