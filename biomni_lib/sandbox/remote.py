@@ -1,0 +1,175 @@
+"""The sandbox's interface over a transport: sessions that run elsewhere, used like those of this process.
+
+A session opens with its first block. When its server has forgotten it (it expired, or the server started anew), the
+next block runs in a fresh namespace and says so, as after the end of an interpreter; a connection that breaks while a
+block runs is an observation. A full server and one that cannot be reached are waited for, up to `patience_s`.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from types import TracebackType
+from typing import Any, Protocol, Self, TypeVar
+
+from biomni_lib.errors import SandboxError
+from biomni_lib.sandbox.host import Refusal
+from biomni_lib.sandbox.observation import Observation
+
+T = TypeVar("T")
+
+TRY_LATER = frozenset({"sessions", "queue", "busy", "unreachable"})
+"""Kinds of refusal that pass; none of them has run anything."""
+_FRESH = "[the session had ended since the last block; this is a fresh namespace]\n"
+_LOST = "the namespace is lost, the next block starts with a fresh one"
+_WAIT_FIRST_S, _WAIT_MOST_S = 0.05, 2.0
+
+
+class Transport(Protocol):
+    """The way to one `SessionHost`, with its methods; each may raise `Refusal`.
+
+    Two kinds are the transport's own: `unreachable`, when nothing was sent, and `lost`, when the answer does not come.
+    A cancelled `execute` ends the block and the session there.
+    """
+
+    async def settings(self) -> dict[str, Any]: ...
+    async def open(self, seed: int) -> str: ...
+    async def execute(self, session_id: str, code: str, timeout_s: float | None) -> Observation: ...
+    async def close_session(self, session_id: str) -> None: ...
+    async def close(self) -> None: ...
+
+
+class RemoteSandbox:
+    """`Sandbox` over one or more transports; a new session goes where the fewest of ours are.
+
+    Args:
+        transports: one for each host. patience_s: seconds to wait for a place or a host.
+    """
+
+    def __init__(self, transports: Sequence[Transport], patience_s: float) -> None:
+        self._open: dict[Transport, set[RemoteSession]] = {transport: set() for transport in transports}
+        self._patience_s = patience_s
+        self._closed = False
+
+    async def require_settings(self, expected: dict[str, Any]) -> None:
+        """Compare every host's settings and lake with the run's own.
+
+        Raises: SandboxError that names the first difference; Refusal when a host cannot be reached.
+        """
+        for transport in self._open:
+            found = await self.patiently(transport.settings)
+            for name, value in expected.items():
+                if found.get(name) != value:
+                    setting = "lake" if name == "lake" else f"sandbox.{name}"
+                    raise SandboxError(
+                        f"{setting} = {value!r} here and {found.get(name)!r} where the sessions run; "
+                        "start both with the same settings and the same lake"
+                    )
+
+    async def open(self, seed: int) -> "RemoteSession":
+        """A session with its own namespace; it starts with its first block.
+
+        Args:
+            seed: of the session's random generators.
+        Raises: SandboxError when the sandbox is closed.
+        """
+        if self._closed:
+            raise SandboxError("the sandbox is closed; start another one")
+        transport = min(self._open, key=lambda place: len(self._open[place]))
+        session = RemoteSession(self, transport, seed)
+        self._open[transport].add(session)
+        return session
+
+    async def close(self) -> None:
+        """Close every session of ours and the connections. A second call does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        await asyncio.gather(*(session.close() for of_host in self._open.values() for session in list(of_host)))
+        for transport in self._open:
+            await transport.close()
+
+    def forget(self, session: "RemoteSession") -> None:
+        """A session is closed (for `RemoteSession`)."""
+        self._open[session.transport].discard(session)
+
+    async def patiently(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Call, and call again while the host has no place or is not there (for `RemoteSession`)."""
+        deadline, wait_s = time.monotonic() + self._patience_s, _WAIT_FIRST_S
+        while True:
+            try:
+                return await call()
+            except Refusal as refusal:
+                if refusal.kind not in TRY_LATER or time.monotonic() >= deadline:
+                    raise
+            await asyncio.sleep(wait_s)
+            wait_s = min(2 * wait_s, _WAIT_MOST_S)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+class RemoteSession:
+    """`Session` elsewhere; made by `RemoteSandbox.open`."""
+
+    def __init__(self, sandbox: RemoteSandbox, transport: Transport, seed: int) -> None:
+        self.transport = transport
+        self._sandbox, self._seed = sandbox, seed
+        self._id: str | None = None
+        self._busy = self._closed = False
+
+    async def execute(self, code: str, timeout_s: float | None = None) -> Observation:
+        """Run a block of code in the session's namespace.
+
+        Args:
+            code: Python source. timeout_s: seconds until the block is interrupted; None for the host's setting.
+        Raises: SandboxError when the session is closed or already runs a block, and when no process can be started.
+        """
+        if self._closed or self._busy:
+            raise SandboxError(f"the session is {'closed' if self._closed else 'running a block'}; open another one")
+        self._busy = True
+        try:
+            return await self._execute(code, timeout_s)
+        except Refusal as refusal:
+            if refusal.kind != "lost":
+                raise
+            self._id = None
+            return Observation(f"[{refusal}; {_LOST}]", ok=False, seconds=0.0, truncated=False)
+        finally:
+            self._busy = False
+
+    async def close(self) -> None:
+        """End the session where it runs; a second call does nothing."""
+        self._closed = True
+        self._sandbox.forget(self)
+        session_id, self._id = self._id, None
+        if session_id is not None:
+            with contextlib.suppress(Refusal):  # it is gone already, or expires with its host's other idle ones
+                await self.transport.close_session(session_id)
+
+    async def _execute(self, code: str, timeout_s: float | None) -> Observation:
+        """Open if need be, and once more when the host does not know the session any longer."""
+        known = self._id is not None
+        while True:
+            session_id = self._id = self._id or await self._sandbox.patiently(lambda: self.transport.open(self._seed))
+            try:
+                found = await self._sandbox.patiently(lambda: self.transport.execute(session_id, code, timeout_s))
+            except Refusal as refusal:
+                if refusal.kind != "unknown_session":
+                    raise
+                self._id = None
+            else:
+                return found
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
