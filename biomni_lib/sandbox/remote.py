@@ -7,29 +7,34 @@ block runs is an observation. A full server and one that cannot be reached are w
 
 import asyncio
 import contextlib
+import dataclasses
+import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, ParamSpec, Protocol, Self, TypeVar
 
 from biomni_lib.errors import SandboxError
 from biomni_lib.sandbox.host import Refusal
 from biomni_lib.sandbox.observation import Observation
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 TRY_LATER = frozenset({"sessions", "queue", "busy", "unreachable"})
 """Kinds of refusal that pass; none of them has run anything."""
+_GONE = frozenset({"unknown_session", "lost"})
 _FRESH = "[the session had ended since the last block; this is a fresh namespace]\n"
 _LOST = "the namespace is lost, the next block starts with a fresh one"
 _WAIT_FIRST_S, _WAIT_MOST_S = 0.05, 2.0
+_log = logging.getLogger(__name__)
 
 
 class Transport(Protocol):
     """The way to one `SessionHost`, with its methods; each may raise `Refusal`.
 
-    Two kinds are the transport's own: `unreachable`, when nothing was sent, and `lost`, when the answer does not come.
-    A cancelled `execute` ends the block and the session there.
+    Two kinds are the transport's own: `lost`, when the answer of `execute` does not come, and `unreachable`, when the
+    call may be made again. A cancelled `execute` ends the block and the session there.
     """
 
     async def settings(self) -> dict[str, Any]: ...
@@ -93,15 +98,17 @@ class RemoteSandbox:
         """A session is closed (for `RemoteSession`)."""
         self._open[session.transport].discard(session)
 
-    async def patiently(self, call: Callable[[], Awaitable[T]]) -> T:
+    async def patiently(self, call: Callable[P, Awaitable[T]], *args: P.args, **named: P.kwargs) -> T:
         """Call, and call again while the host has no place or is not there (for `RemoteSession`)."""
         deadline, wait_s = time.monotonic() + self._patience_s, _WAIT_FIRST_S
         while True:
             try:
-                return await call()
+                return await call(*args, **named)
             except Refusal as refusal:
                 if refusal.kind not in TRY_LATER or time.monotonic() >= deadline:
                     raise
+                if refusal.kind == "unreachable" and wait_s == _WAIT_FIRST_S:
+                    _log.warning("%s; trying again for %g s", refusal, self._patience_s)
             await asyncio.sleep(wait_s)
             wait_s = min(2 * wait_s, _WAIT_MOST_S)
 
@@ -135,11 +142,6 @@ class RemoteSession:
         self._busy = True
         try:
             return await self._execute(code, timeout_s)
-        except Refusal as refusal:
-            if refusal.kind != "lost":
-                raise
-            self._id = None
-            return Observation(f"[{refusal}; {_LOST}]", ok=False, seconds=0.0, truncated=False)
         finally:
             self._busy = False
 
@@ -154,17 +156,21 @@ class RemoteSession:
 
     async def _execute(self, code: str, timeout_s: float | None) -> Observation:
         """Open if need be, and once more when the host does not know the session any longer."""
-        known = self._id is not None
+        prefix = ""
         while True:
-            session_id = self._id = self._id or await self._sandbox.patiently(lambda: self.transport.open(self._seed))
+            known = self._id is not None
+            if self._id is None:
+                self._id = await self._sandbox.patiently(self.transport.open, self._seed)
             try:
-                found = await self._sandbox.patiently(lambda: self.transport.execute(session_id, code, timeout_s))
+                found = await self._sandbox.patiently(self.transport.execute, self._id, code, timeout_s)
             except Refusal as refusal:
-                if refusal.kind != "unknown_session":
+                if refusal.kind not in _GONE or (refusal.kind == "unknown_session" and not known):
                     raise
-                self._id = None
+                self._id, prefix = None, _FRESH
+                if refusal.kind == "lost":
+                    return Observation(f"[{refusal}; {_LOST}]", ok=False, seconds=0.0, truncated=False)
             else:
-                return found
+                return dataclasses.replace(found, text=prefix + found.text)
 
     async def __aenter__(self) -> Self:
         return self
