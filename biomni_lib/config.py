@@ -167,6 +167,9 @@ class EnvironmentConfig(Section):
     running_max: int = Field(64, ge=1, description="Blocks of code that a server runs at the same time; more wait.")
     queue_max: int = Field(512, ge=0, description="Blocks of code that wait; one more is refused.")
     idle_s: float = Field(1800, gt=0, description="Seconds without a call after which a session is closed.")
+    lease_s: float = Field(
+        180, gt=0, description="The same for sessions of a client that says by itself, every quarter, that it lives."
+    )
     body_max_kb: int = Field(1024, ge=1, description="Largest body of a request in KiB.")
     heartbeat_s: float = Field(5, gt=0, description="Seconds between signs of life while a block waits or runs.")
     patience_s: float = Field(

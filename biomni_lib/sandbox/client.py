@@ -15,7 +15,7 @@ from biomni_lib.sandbox.gate import read_token
 from biomni_lib.sandbox.host import Refusal
 from biomni_lib.sandbox.observation import Observation
 
-_CONNECT_S, _KEPT_CONNECTIONS = 10.0, 64
+_CONNECT_S, _KEPT_CONNECTIONS = 10.0, 1024
 _MISSED_HEARTBEATS = 6
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
@@ -57,9 +57,13 @@ class HttpTransport:
         """What decides observations there. Raises: Refusal."""
         return await self._answer("GET", "/v1/settings")
 
-    async def open(self, seed: int) -> str:
+    async def open(self, seed: int, lease_s: float) -> str:
         """Open a session. Raises: Refusal."""
-        return str((await self._answer("POST", "/v1/sessions", {"seed": seed}))["session_id"])
+        return str((await self._answer("POST", "/v1/sessions", {"seed": seed, "lease_s": lease_s}))["session_id"])
+
+    async def touch(self, session_ids: list[str]) -> None:
+        """Say that we live. Raises: Refusal."""
+        await self._answer("POST", "/v1/touch", {"session_ids": session_ids})
 
     async def execute(self, session_id: str, code: str, timeout_s: float | None) -> Observation:
         """Run a block and follow its progress; a cancelled call drops the connection, which ends the session.

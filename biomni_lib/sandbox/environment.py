@@ -54,7 +54,7 @@ async def start_environment(config: "RunConfig", lake_dir: Path | None) -> Envir
     from biomni_lib.sandbox.host import lake_digest, settings_of
     from biomni_lib.sandbox.remote import RemoteSandbox
 
-    sandbox = RemoteSandbox([HttpTransport.from_config(config)], config.environment.patience_s)
+    sandbox = RemoteSandbox([HttpTransport.from_config(config)], config.environment)
     try:
         await sandbox.require_settings(settings_of(config, lake_digest(lake_dir)))
     except BaseException:

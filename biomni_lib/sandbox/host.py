@@ -1,14 +1,16 @@
 """Sessions by id over one sandbox: what the HTTP server and the Ray actor share.
 
-A caller opens a session, runs blocks in it and closes it. A session without a call for `idle_s`, and one whose caller
-goes away while a block runs, is closed; what would go over a limit is refused with a reason.
+A caller opens a session, runs blocks in it and closes it. A session without a call for `idle_s` is closed, and one
+whose caller goes away while a block runs. A caller that can say that it lives (`touch`) asks for a shorter time, its
+lease: then its sessions last while it thinks, and go soon after it is gone. What would go over a limit is refused with
+a reason.
 """
 
 import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -24,7 +26,7 @@ from biomni_lib.sandbox.session import Session
 Report = Callable[[dict[str, Any]], None]
 """Told of the progress of a block: `queued` with the blocks ahead, then `started` with the seconds waited."""
 TIMEOUT_MAX_S = 86_400
-_EXPIRY_CHECK_S = 30.0
+_EXPIRY_CHECK_S = 1.0
 
 
 class Refusal(SandboxError):
@@ -41,6 +43,7 @@ class Refusal(SandboxError):
 @dataclass
 class _Entry:
     session: Session
+    idle_s: float
     used: float = field(default_factory=time.monotonic)
     busy: bool = False
 
@@ -76,13 +79,20 @@ class SessionHost:
         """What decides observations: a client compares it with its own settings."""
         return settings_of(self._config, self._lake)
 
-    async def open(self, seed: int) -> str:
-        """Open a session. Returns: its id, which nobody can guess. Raises: Refusal when there are too many."""
+    async def open(self, seed: int, lease_s: float | None = None) -> str:
+        """Open a session.
+
+        Args:
+            seed: of the session's random generators.
+            lease_s: seconds without a call or a touch after which it is closed, below the host's `idle_s`.
+        Returns: its id, which nobody can guess.
+        Raises: Refusal when there are too many.
+        """
         if len(self._entries) >= self._config.sandbox.sessions_max:
             raise Refusal("sessions", f"all {len(self._entries)} sessions are taken; close one or try again later")
         session = await self._sandbox.open(seed)
-        session_id = secrets.token_hex(16)
-        self._entries[session_id] = _Entry(session)
+        session_id, idle_s = secrets.token_hex(16), self._limits.idle_s
+        self._entries[session_id] = _Entry(session, min(lease_s or idle_s, idle_s))
         self.meters.opened()
         return session_id
 
@@ -111,6 +121,11 @@ class SessionHost:
         self.meters.executed(observation)
         return observation
 
+    async def touch(self, session_ids: Sequence[str]) -> None:
+        """The caller of these sessions lives; those that are unknown are passed over."""
+        for entry in filter(None, map(self._entries.get, session_ids)):
+            entry.used = time.monotonic()
+
     async def close_session(self, session_id: str) -> None:
         """Close a session, a running block included. Raises: Refusal when it is unknown."""
         self._entry(session_id)
@@ -126,8 +141,7 @@ class SessionHost:
     def _entry(self, session_id: str) -> _Entry:
         entry = self._entries.get(session_id)
         if entry is None:
-            idle = f"{self._limits.idle_s:g} s without a call"
-            raise Refusal("unknown_session", f"no such session: it was closed, had {idle}, or is another server's")
+            raise Refusal("unknown_session", "no such session; it was closed, or had been without a call for too long")
         return entry
 
     @contextlib.asynccontextmanager
@@ -158,10 +172,10 @@ class SessionHost:
 
     async def _expire(self) -> None:
         while True:
-            await asyncio.sleep(min(_EXPIRY_CHECK_S, self._limits.idle_s / 4))
-            oldest = time.monotonic() - self._limits.idle_s
+            await asyncio.sleep(_EXPIRY_CHECK_S)
+            now = time.monotonic()
             for session_id, entry in list(self._entries.items()):
-                if not entry.busy and entry.used < oldest:
+                if not entry.busy and entry.used + entry.idle_s < now:
                     await self._drop(session_id, "expired")
 
     async def __aenter__(self) -> Self:

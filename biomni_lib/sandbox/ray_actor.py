@@ -15,7 +15,7 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError, TaskCancelledError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from biomni_lib.config import RunConfig
+from biomni_lib.config import EnvironmentConfig, RunConfig
 from biomni_lib.errors import BiomniError, SandboxError
 from biomni_lib.sandbox.host import Refusal, SessionHost, lake_digest, settings_of
 from biomni_lib.sandbox.observation import Observation
@@ -38,9 +38,13 @@ class SandboxActor:
         """As `SessionHost.settings`."""
         return (await self._started()).settings()
 
-    async def open(self, seed: int) -> str:
+    async def open(self, seed: int, lease_s: float) -> str:
         """As `SessionHost.open`."""
-        return await (await self._started()).open(seed)
+        return await (await self._started()).open(seed, lease_s)
+
+    async def touch(self, session_ids: list[str]) -> None:
+        """As `SessionHost.touch`."""
+        await (await self._started()).touch(session_ids)
 
     async def execute(self, session_id: str, code: str, timeout_s: float | None) -> Observation:
         """As `SessionHost.execute`."""
@@ -72,9 +76,13 @@ class RayTransport:
         """What decides observations there. Raises: SandboxError or DataError when its sandbox does not start."""
         return dict(await _answer(self._actor.settings.remote()))
 
-    async def open(self, seed: int) -> str:
+    async def open(self, seed: int, lease_s: float) -> str:
         """Open a session. Raises: Refusal."""
-        return str(await _answer(self._actor.open.remote(seed)))
+        return str(await _answer(self._actor.open.remote(seed, lease_s)))
+
+    async def touch(self, session_ids: list[str]) -> None:
+        """Say that we live. Raises: Refusal."""
+        await _answer(self._actor.touch.remote(session_ids))
 
     async def execute(self, session_id: str, code: str, timeout_s: float | None) -> Observation:
         """Run a block; a cancelled call ends the session. Raises: Refusal."""
@@ -96,8 +104,8 @@ class RayTransport:
 class RaySandbox(RemoteSandbox):
     """`RemoteSandbox` that ends Ray in this process when it has started it there."""
 
-    def __init__(self, actors: list[Any], patience_s: float, *, ends_ray: bool) -> None:
-        super().__init__([RayTransport(actor) for actor in actors], patience_s)
+    def __init__(self, actors: list[Any], limits: EnvironmentConfig, *, ends_ray: bool) -> None:
+        super().__init__([RayTransport(actor) for actor in actors], limits)
         self._ends_ray = ends_ray
 
     async def close(self) -> None:
@@ -118,7 +126,7 @@ async def start_on_ray(config: RunConfig, lake_dir: Path | None, address: str) -
     """
     expected = settings_of(config, lake_digest(lake_dir))
     ends_ray = _join(address)
-    sandbox = RaySandbox(_actors(config, lake_dir), config.environment.patience_s, ends_ray=ends_ray)
+    sandbox = RaySandbox(_actors(config, lake_dir), config.environment, ends_ray=ends_ray)
     try:
         await sandbox.require_settings(expected)
     except BaseException:

@@ -3,6 +3,7 @@
 A session opens with its first block. When its server has forgotten it (it expired, or the server started anew), the
 next block runs in a fresh namespace and says so, as after the end of an interpreter; a connection that breaks while a
 block runs is an observation. A full server and one that cannot be reached are waited for, up to `patience_s`.
+While the sandbox is open it tells its hosts that it lives, so that sessions last through long turns of the model.
 """
 
 import asyncio
@@ -14,6 +15,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
 from typing import Any, ParamSpec, Protocol, Self, TypeVar
 
+from biomni_lib.config import EnvironmentConfig
 from biomni_lib.errors import SandboxError
 from biomni_lib.sandbox.host import Refusal
 from biomni_lib.sandbox.observation import Observation
@@ -38,7 +40,8 @@ class Transport(Protocol):
     """
 
     async def settings(self) -> dict[str, Any]: ...
-    async def open(self, seed: int) -> str: ...
+    async def open(self, seed: int, lease_s: float) -> str: ...
+    async def touch(self, session_ids: list[str]) -> None: ...
     async def execute(self, session_id: str, code: str, timeout_s: float | None) -> Observation: ...
     async def close_session(self, session_id: str) -> None: ...
     async def close(self) -> None: ...
@@ -48,13 +51,14 @@ class RemoteSandbox:
     """`Sandbox` over one or more transports; a new session goes where the fewest of ours are.
 
     Args:
-        transports: one for each host. patience_s: seconds to wait for a place or a host.
+        transports: one for each host. limits: how long to wait, and the sessions' lease.
     """
 
-    def __init__(self, transports: Sequence[Transport], patience_s: float) -> None:
+    def __init__(self, transports: Sequence[Transport], limits: EnvironmentConfig) -> None:
+        self.lease_s, self._patience_s = limits.lease_s, limits.patience_s
         self._open: dict[Transport, set[RemoteSession]] = {transport: set() for transport in transports}
-        self._patience_s = patience_s
         self._closed = False
+        self._sign_of_life = asyncio.create_task(self._live())
 
     async def require_settings(self, expected: dict[str, Any]) -> None:
         """Compare every host's settings and lake with the run's own.
@@ -90,6 +94,7 @@ class RemoteSandbox:
         if self._closed:
             return
         self._closed = True
+        self._sign_of_life.cancel()
         await asyncio.gather(*(session.close() for of_host in self._open.values() for session in list(of_host)))
         for transport in self._open:
             await transport.close()
@@ -112,6 +117,13 @@ class RemoteSandbox:
             await asyncio.sleep(wait_s)
             wait_s = min(2 * wait_s, _WAIT_MOST_S)
 
+    async def _live(self) -> None:
+        while True:
+            await asyncio.sleep(self.lease_s / 4)
+            for transport, sessions in self._open.items():
+                with contextlib.suppress(Refusal):  # a block that runs meanwhile tells what is wrong
+                    await transport.touch([session.id for session in sessions if session.id is not None])
+
     async def __aenter__(self) -> Self:
         return self
 
@@ -127,7 +139,7 @@ class RemoteSession:
     def __init__(self, sandbox: RemoteSandbox, transport: Transport, seed: int) -> None:
         self.transport = transport
         self._sandbox, self._seed = sandbox, seed
-        self._id: str | None = None
+        self.id: str | None = None
         self._busy = self._closed = False
 
     async def execute(self, code: str, timeout_s: float | None = None) -> Observation:
@@ -149,7 +161,7 @@ class RemoteSession:
         """End the session where it runs; a second call does nothing."""
         self._closed = True
         self._sandbox.forget(self)
-        session_id, self._id = self._id, None
+        session_id, self.id = self.id, None
         if session_id is not None:
             with contextlib.suppress(Refusal):  # it is gone already, or expires with its host's other idle ones
                 await self.transport.close_session(session_id)
@@ -158,15 +170,15 @@ class RemoteSession:
         """Open if need be, and once more when the host does not know the session any longer."""
         prefix = ""
         while True:
-            known = self._id is not None
-            if self._id is None:
-                self._id = await self._sandbox.patiently(self.transport.open, self._seed)
+            known = self.id is not None
+            if self.id is None:
+                self.id = await self._sandbox.patiently(self.transport.open, self._seed, self._sandbox.lease_s)
             try:
-                found = await self._sandbox.patiently(self.transport.execute, self._id, code, timeout_s)
+                found = await self._sandbox.patiently(self.transport.execute, self.id, code, timeout_s)
             except Refusal as refusal:
                 if refusal.kind not in _GONE or (refusal.kind == "unknown_session" and not known):
                     raise
-                self._id, prefix = None, _FRESH
+                self.id, prefix = None, _FRESH
                 if refusal.kind == "lost":
                     return Observation(f"[{refusal}; {_LOST}]", ok=False, seconds=0.0, truncated=False)
             else:

@@ -1,7 +1,8 @@
 """The environment server: sessions over HTTP.
 
 Its own calls, bodies and answers in JSON:
-    POST /v1/sessions {"seed"} -> {"session_id"}
+    POST /v1/sessions {"seed", "lease_s"} -> {"session_id"}; with a lease, a session ends so many seconds after the last
+        call or POST /v1/touch {"session_ids"}, without one after the server's `idle_s`
     POST /v1/sessions/ID/execute {"code", "timeout_s"} -> one event a line: `queued`, `started`, `heartbeat` with the
         seconds since the call, and at last `finished` with the observation or `failed` with an error and a reason
     DELETE /v1/sessions/ID
@@ -141,7 +142,8 @@ class _Handler(RequestHandler):
 class _Sessions(_Handler):
     async def post(self) -> None:
         self.admit()
-        session_id = await self.sessions.open(_field(self.asked(), "seed", int))
+        asked = self.asked()
+        session_id = await self.sessions.open(_field(asked, "seed", int), _seconds(asked, "lease_s"))
         self.set_status(201)
         self.finish({"session_id": session_id})
 
@@ -153,13 +155,20 @@ class _Session(_Handler):
         self.finish({})
 
 
+class _Touch(_Handler):
+    async def post(self) -> None:
+        self.admit()
+        await self.sessions.touch([name for name in _field(self.asked(), "session_ids", list) if isinstance(name, str)])
+        self.finish({})
+
+
 class _Execute(_Handler):
     """A block of code with its progress."""
 
     async def post(self, session_id: str) -> None:
         self.admit()
         asked = self.asked()
-        code, timeout_s = _field(asked, "code", str), _timeout_s(asked, "timeout_s")
+        code, timeout_s = _field(asked, "code", str), _seconds(asked, "timeout_s")
         connection: Any = self.request.connection
         connection.stream.set_nodelay(True)
         began = time.monotonic()
@@ -198,7 +207,7 @@ class _ExecuteRuntime(_Handler):
         self.admit()
         asked = self.asked()
         session_id, code = _field(asked, "session_id", str), _field(asked, "code", str)
-        run = self.sessions.execute(session_id, code, _timeout_s(asked, "timeout_seconds"))
+        run = self.sessions.execute(session_id, code, _seconds(asked, "timeout_seconds"))
         self._block = asyncio.create_task(run)
         await asyncio.wait({self._block})
         if not self._block.cancelled():
@@ -240,19 +249,22 @@ class _Nowhere(_Handler):
         raise HTTPError(404, reason="no such call")
 
 
+_KINDS: dict[type, str] = {str: "text", int: "a whole number", list: "a list"}
+
+
 def _field(asked: dict[str, Any], name: str, kind: type[T]) -> T:
     """A field of the body. Raises: Refusal when it is missing or of another kind."""
     value = asked.get(name)
     if not isinstance(value, kind) or isinstance(value, bool):
-        raise Refusal("request", f"{name} must be given, as {'text' if kind is str else 'a whole number'}")
+        raise Refusal("request", f"{name} must be given, as {_KINDS[kind]}")
     return value
 
 
-def _timeout_s(asked: dict[str, Any], name: str) -> float | None:
-    """Seconds, or None for the sandbox's own; the range is checked where they are used."""
+def _seconds(asked: dict[str, Any], name: str) -> float | None:
+    """A field that may be left out. Raises: Refusal when it is no number above 0."""
     value = asked.get(name)
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-        raise Refusal("request", f"{name} must be a number of seconds")
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not value > 0):
+        raise Refusal("request", f"{name} must be a number of seconds above 0")
     return value
 
 
@@ -266,6 +278,7 @@ def make_application(sessions: SessionHost, gate: Gate, config: RunConfig) -> Ap
     shared = {"sessions": sessions, "gate": gate, "config": config}
     handlers = {
         "/v1/sessions": _Sessions,
+        "/v1/touch": _Touch,
         "/v1/sessions/([0-9a-f]+)": _Session,
         "/v1/sessions/([0-9a-f]+)/execute": _Execute,
         "/v1/settings": _Settings,
