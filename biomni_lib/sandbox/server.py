@@ -49,7 +49,7 @@ STATUS = {
     "queue": 429,
 }
 """HTTP status of each kind of refusal; any other failure of the sandbox is 503."""
-_DRAINED_BODIES = 8
+_DRAINED_BYTES = 64 << 20
 _BODY_S, _IDLE_CONNECTION_S, _HEADER_BYTES = 30.0, 3600.0, 1 << 14
 _RETRY_AFTER_S = 1
 _log = logging.getLogger(__name__)
@@ -59,8 +59,8 @@ _log = logging.getLogger(__name__)
 class _Handler(RequestHandler):
     """What every call shares: gate, size of the body, refusals as JSON.
 
-    A body over the limit is read to its end and thrown away, up to a few times the limit, because a client that still
-    sends may miss an answer on a connection that is reset; it is never kept.
+    A body over the limit is read to its end and thrown away, up to `_DRAINED_BYTES`, because a client that still sends
+    may miss an answer on a connection that is reset; it is never kept.
     """
 
     open_to_all = False
@@ -74,7 +74,7 @@ class _Handler(RequestHandler):
     def prepare(self) -> None:
         """Turn down at once what is announced as far too large."""
         length = self.request.headers.get("Content-Length", "0")
-        if length.isdecimal() and int(length) > self._body_max * _DRAINED_BODIES:
+        if length.isdecimal() and int(length) > _DRAINED_BYTES:
             raise self._too_large()
 
     def data_received(self, chunk: bytes) -> None:
@@ -82,7 +82,7 @@ class _Handler(RequestHandler):
         self._received += len(chunk)
         if self._received <= self._body_max:
             self._body += chunk
-        elif self._received > self._body_max * _DRAINED_BODIES and not self._finished:
+        elif self._received > _DRAINED_BYTES and not self._finished:
             self._refuse(self._too_large())
 
     def admit(self) -> None:
