@@ -125,4 +125,5 @@ def _refusal(status: int, body: bytes) -> Refusal:
 
 def _observation(fields: dict[str, Any]) -> Observation:
     """What this library knows of an observation; a newer server may tell more."""
-    return Observation(**{field.name: fields[field.name] for field in dataclasses.fields(Observation)})
+    known = {field.name for field in dataclasses.fields(Observation)}
+    return Observation(**{name: value for name, value in fields.items() if name in known})

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import ray
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -33,6 +34,7 @@ BLOCKS = (
     "while True: pass",
     "print('\\ud800', 'é' * 9000)",
 )
+SEEDS = (1, 2, 3)
 AGENT = AgentConfig(max_turns=9, max_turn_tokens=400, max_tokens=6000)
 
 
@@ -83,7 +85,7 @@ def ledger(made: Trajectory) -> dict[str, object]:
 
 async def ledgers(lake_dir: Path, url: str | None) -> list[dict[str, object]]:
     async with joined(lake_dir, url) as environment:
-        return [ledger(made) for made in await asyncio.gather(*(roll_out(environment, seed) for seed in (1, 2, 3)))]
+        return [ledger(made) for made in await asyncio.gather(*(roll_out(environment, seed) for seed in SEEDS))]
 
 
 async def test_rollouts_over_the_server_give_the_same_ledger(server: Server, lake_dir: Path):
@@ -97,25 +99,25 @@ async def test_rollouts_over_the_server_give_the_same_ledger(server: Server, lak
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 async def test_rollouts_over_a_ray_actor_give_the_same_ledger_and_a_dead_actor_is_replaced(lake_dir: Path):
-    ray = pytest.importorskip("ray")
-    assert await ledgers(lake_dir, "ray:local") == await ledgers(lake_dir, None)
-    assert not ray.is_initialized()
-    ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False)
-    try:
-        async with joined(lake_dir, "ray:auto") as environment, await environment.open(1) as session:
+    async with joined(lake_dir, "ray:local") as environment:
+        made = await asyncio.gather(*(roll_out(environment, seed) for seed in SEEDS))
+        assert [ledger(one) for one in made] == await ledgers(lake_dir, None)
+        async with joined(lake_dir, "ray:auto") as other, await other.open(1) as session:
             await goes_on_after_a_cancelled_block(session)
-            await session.execute("x = 3")
+            with pytest.raises(SandboxError, match="above 0"):
+                await session.execute("1", -1)
             running = asyncio.create_task(session.execute("import time; time.sleep(50)", 50))
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(0.5)
             ray.kill(session.transport._actor, no_restart=False)
             lost = await running
             assert not lost.ok and "Ray actor is gone" in lost.text and "the namespace is lost" in lost.text
             assert (await session.execute("'x' in globals()")).text == "False"
-            with pytest.raises(SandboxError, match="above 0"):
-                await session.execute("1", -1)
-    finally:
-        ray.shutdown()
+        assert ray.is_initialized()
+    assert not ray.is_initialized()
+    with pytest.raises(SandboxError, match="no Ray cluster there"):
+        await start_environment(configured(lake_dir, "ray:127.0.0.1:9"), None)
 
 
 async def goes_on_after_a_cancelled_block(session) -> None:
