@@ -181,7 +181,7 @@ class EnvironmentConfig(Section):
 class TeacherConfig(Section):
     """The scripted teacher and what is kept of its trajectories."""
 
-    instances: int = Field(1500, ge=1, description="Training instances per task that the teacher tries.")
+    instances: int = Field(2000, ge=1, description="Training instances per task that the teacher tries.")
     samples_per_instance: int = Field(3, ge=1, description="Trajectories sampled per instance.")
     cap_per_instance: int = Field(2, ge=1, description="Most accepted trajectories kept per instance.")
 
@@ -211,7 +211,7 @@ class RlConfig(Section):
         "default",
         description="Loss, correction and advantage: a recipe's name (default is ours), or the path of a TOML file.",
     )
-    steps: int = Field(40, ge=1, description="Learner steps.")
+    steps: int = Field(30, ge=1, description="Learner steps.")
     groups_per_step: int = Field(16, ge=1, description="Groups, one instance each, per learner step.")
     group_size: int = Field(8, ge=2, description="Trajectories per group.")
     max_staleness: int = Field(

@@ -127,7 +127,7 @@ def _describe(error: BaseException) -> str:
         trace = error.__traceback__
         summary = traceback.TracebackException(type(error), error, trace, limit=-_FRAMES_MAX, compact=True)
         lines_of_code = {
-            (frame.filename, frame.lineno): (frame.filename, frame.lineno, frame.name, frame.line)
+            (frame.filename, frame.lineno): (frame.filename, frame.lineno or 0, frame.name, frame.line)
             for frame in reversed(summary.stack)
             if frame.filename.startswith(_BLOCK_PREFIX)
         }

@@ -3,14 +3,12 @@
 It reads the prompt and the observations, writes code that composes the tools, and answers what its code printed.
 Strategies cross depth with quality, so that length alone says little: `lucky_guess` is short and poor, `all_findings`
 short and good, `one_by_one` long and poor, `verified` long and best; `malformed` breaks the protocol in several ways.
-Any of them now and then mistypes a gene's id, reads the error, and writes the code again.
 Openly a design choice: correlations of length and score in models that learned from it reflect this design.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -29,13 +27,10 @@ STRATEGIES: Mapping[str, float] = {
 """How often the mixed teacher follows each strategy."""
 BEST_STRATEGY: Mapping[str, float] = {"verified": 1.0}
 """The best strategy alone, as a mix."""
-SLIPS = 0.05
-"""Share of the conversations in which the first turn's code, if it has any, names a gene with wrong digits."""
 
 _DISEASES = "d = [o for x in genes for o in diseases_of_gene(x)]\n"
 _PRINT_DISEASE = 'print(s, json.dumps({"disease_name": disease_profile(o)["name"], "OMIM_ID": o}))'
 _PRINT_GENE = 'print(s, json.dumps({"causal_gene": [x]}))'
-_ERROR = re.compile(r"^\w*Error: ", re.MULTILINE)
 
 
 class _Case:
@@ -138,26 +133,10 @@ _SCRIPTS: Mapping[str, Callable[[_Case, Conversation, np.random.Generator], str]
 }
 
 
-def _mistype(turn: str, rng: np.random.Generator) -> str:
-    """The turn with other digits at the end of one of its code's gene ids."""
-    before, _, code = turn.partition("<execute>")
-    genes = re.findall(r"ENSG\d+", code)
-    if not genes:
-        return turn
-    gene = str(rng.choice(genes))
-    return f"{before}<execute>{code.replace(gene, f'{gene[:-3]}{rng.integers(1000):03d}', 1)}"
-
-
 def strategy_script(strategy: str) -> Script:
-    """The script of one strategy, for `ScriptedEngine`. A turn whose code failed is taken again, as if it never was."""
+    """The script of one strategy, for `ScriptedEngine`."""
 
     def script(seen: Conversation, rng: np.random.Generator) -> str:
-        slips = rng.random() < SLIPS
-        worked = [number for number, text in enumerate(seen.observations) if not _ERROR.search(text)]
-        turns, observations = (tuple(part[n] for n in worked) for part in (seen.turns, seen.observations))
-        turn = _SCRIPTS[strategy](_Case(seen.prompt), Conversation(seen.prompt, turns, observations), rng)
-        if seen.observations and len(seen.observations) - 1 not in worked:
-            return turn.replace("<think>\n", "<think>\nThat failed. I write it again. ", 1)
-        return _mistype(turn, rng) if slips and not seen.turns else turn
+        return _SCRIPTS[strategy](_Case(seen.prompt), seen, rng)
 
     return script

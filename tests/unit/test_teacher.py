@@ -3,7 +3,6 @@
 import collections
 import dataclasses
 import json
-import re
 
 import numpy as np
 import pytest
@@ -59,19 +58,7 @@ async def test_every_well_formed_strategy_keeps_the_format_and_answers(rolled, s
     for one in rolled[strategy]:
         assert (one.format, one.ending, one.strategy) == (1.0, "solved", strategy)
         assert isinstance(json.loads(one.answer), dict)
-        assert all("Error" not in turn.observation and turn.observation for turn in one.turns[1:-1])
-
-
-@in_module_loop
-async def test_a_mistyped_gene_is_noticed_and_the_code_written_again(rolled, instances) -> None:
-    prompts = {instance.id: instance.prompt for instance in instances}
-    slipped = [t for many in rolled.values() for t in many if "Error" in t.turns[0].observation]
-    assert 0 < len(slipped) < 0.3 * sum(map(len, rolled.values()))
-    for one in slipped:
-        wrong, right = (set(re.findall(r"ENSG\d+", turn.code)) for turn in one.turns[:2])
-        assert len(wrong - right) == len(right - wrong) == 1
-        assert right <= set(re.findall(r"ENSG\d+", prompts[one.instance_id]))
-        assert one.ending == "solved"
+        assert all("Error" not in turn.observation and turn.observation for turn in one.turns[:-1])
 
 
 @in_module_loop
