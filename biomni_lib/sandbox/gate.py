@@ -57,11 +57,18 @@ class Gate:
     def check(self, headers: Mapping[str, str]) -> None:
         """Raises: Refusal `token` or `host`."""
         if self._token is None:
-            name = urlsplit(f"//{headers.get('Host', '')}").hostname or ""
-            if not _is_loopback(name):
+            name = headers.get("Host", "")
+            if not _is_loopback(_host_of(name)):
                 raise Refusal("host", f"the server is for this machine; it is not {name!r}")
         elif not hmac.compare_digest(_shown_token(headers.get("Authorization", "")), self._token.encode()):
             raise Refusal("token", "the request shows no token or a wrong one")
+
+
+def _host_of(authority: str) -> str:
+    try:
+        return urlsplit(f"//{authority}").hostname or ""
+    except ValueError:
+        return ""
 
 
 def _is_loopback(host: str) -> bool:

@@ -121,7 +121,7 @@ class RemoteSandbox:
         while True:
             await asyncio.sleep(self.lease_s / 4)
             for transport, sessions in self._open.items():
-                with contextlib.suppress(Refusal):  # a block that runs meanwhile tells what is wrong
+                with contextlib.suppress(Refusal):  # the next block tells what is wrong
                     await transport.touch([session.id for session in sessions if session.id is not None])
 
     async def __aenter__(self) -> Self:

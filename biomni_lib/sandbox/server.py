@@ -31,7 +31,7 @@ from tornado.web import Application, HTTPError, RequestHandler, stream_request_b
 
 import biomni_lib
 from biomni_lib.config import RunConfig
-from biomni_lib.errors import SandboxError
+from biomni_lib.errors import BiomniError, SandboxError
 from biomni_lib.sandbox.gate import Gate, require_token
 from biomni_lib.sandbox.host import Refusal, SessionHost
 from biomni_lib.sandbox.observation import Observation
@@ -111,17 +111,17 @@ class _Handler(RequestHandler):
     def write_error(self, status_code: int, **given: Any) -> None:
         """Any failure as JSON with its reason."""
         error = given.get("exc_info", (None, None))[1]
-        if isinstance(error, SandboxError):
+        if isinstance(error, BiomniError):
             self._refuse(error)
         else:
             self.finish({"error": "request" if status_code < 500 else "internal", "reason": self._reason})
 
     def log_exception(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         """A refusal is no failure of the server."""
-        if not isinstance(error, (SandboxError, HTTPError)):
+        if not isinstance(error, (BiomniError, HTTPError)):
             _log.error("the call %s failed", self.request.path, exc_info=error)
 
-    def _refuse(self, error: SandboxError) -> None:
+    def _refuse(self, error: BiomniError) -> None:
         kind = kind_of(error)
         self.sessions.meters.refused(kind)
         self.set_status(STATUS.get(kind, 503))
@@ -183,7 +183,7 @@ class _Execute(_Handler):
         error = block.exception()
         if error is None:
             self._report({"event": "finished", "observation": dataclasses.asdict(block.result())})
-        elif self._headers_written and isinstance(error, SandboxError):
+        elif self._headers_written and isinstance(error, BiomniError):
             self._report({"event": "failed", "error": kind_of(error), "reason": str(error)})
         else:
             raise error
@@ -268,7 +268,7 @@ def _seconds(asked: dict[str, Any], name: str) -> float | None:
     return value
 
 
-def kind_of(error: SandboxError) -> str:
+def kind_of(error: BiomniError) -> str:
     """The word for programs: a refusal's own, else `sandbox`."""
     return error.kind if isinstance(error, Refusal) else "sandbox"
 

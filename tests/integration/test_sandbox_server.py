@@ -184,7 +184,10 @@ def test_a_web_page_cannot_call_a_server_of_this_machine(server: Server):
     opened = server.metric("sessions_opened_total")
     assert server.post("/start_runtime", Origin="http://attacker.example")[0] == 403
     assert server.post("/start_runtime", Host="attacker.example", Origin="http://attacker.example")[0] == 403
-    assert server.call("GET", "/v1/settings", Host="attacker.example")[0] == 403
+    for host in ("attacker.example", "127.0.0.1.attacker.example", "[::1", "10.0.0.1", ""):
+        assert server.call("GET", "/v1/settings", Host=host)[0] == 403
+    for host in ("localhost:1", "127.0.0.2", "[::1]:80"):
+        assert server.call("GET", "/v1/settings", Host=host)[0] == 200
     assert server.metric("sessions_opened_total") == opened
 
 
