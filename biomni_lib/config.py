@@ -156,6 +156,31 @@ class SandboxConfig(Section):
     output_chars: int = Field(4000, ge=16, description="Characters of output kept of one block of code.")
 
 
+class EnvironmentConfig(Section):
+    """Who runs the sandbox: this process, a server or Ray actors; and a server's own limits, which are an actor's too.
+
+    Where code runs decides no number, so that no stage is run again when this changes.
+    """
+
+    url: str | None = Field(
+        None,
+        pattern=r"^(https?://|ray:)\S+$",
+        description="`http://HOST:PORT` of an environment server, or `ray:ADDRESS` for actors on every node of a Ray "
+        "cluster (`ray:local` starts one here); none for sessions of this process.",
+    )
+    running_max: int = Field(64, ge=1, description="Blocks of code that a server runs at the same time; more wait.")
+    queue_max: int = Field(512, ge=0, description="Blocks of code that wait; one more is refused.")
+    idle_s: float = Field(1800, gt=0, description="Seconds without a call after which a session is closed.")
+    lease_s: float = Field(
+        180, gt=0, description="The same for sessions of a client that says by itself, every quarter, that it lives."
+    )
+    body_max_kb: int = Field(1024, ge=1, description="Largest body of a request in KiB.")
+    heartbeat_s: float = Field(5, gt=0, description="Seconds between signs of life while a block waits or runs.")
+    patience_s: float = Field(
+        600, ge=0, description="Seconds that a client waits for a place, or for a server that restarts."
+    )
+
+
 class TeacherConfig(Section):
     """The scripted teacher and what is kept of its trajectories."""
 
@@ -245,6 +270,7 @@ class RunConfig(Section):
     agent: AgentConfig = Field(AgentConfig(), description="Limits of a trajectory.")
     engine: EngineConfig = Field(EngineConfig(), description="Who generates tokens.")
     sandbox: SandboxConfig = Field(SandboxConfig(), description="Where the agent's code runs.")
+    environment: EnvironmentConfig = Field(EnvironmentConfig(), description="Who runs the sandbox.")
     teacher: TeacherConfig = Field(TeacherConfig(), description="The scripted teacher.")
     pretraining: PretrainingConfig = Field(default_factory=PretrainingConfig, description="Copying, from scratch.")
     sft: SftConfig = Field(SftConfig(), description="Supervised fine-tuning.")
@@ -329,6 +355,17 @@ def load_config(preset: str = "cpu", **overrides: Any) -> RunConfig:
         return RunConfig.model_validate(values)
     except ValidationError as error:
         raise ConfigError(_one_line(error)) from None
+
+
+def parse_setting(text: str) -> tuple[str, Any]:
+    """`rl.steps=5` as a name and a value, for command lines; a value that is not JSON is text. Raises: ConfigError."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ConfigError(f"--set {text}: must be NAME=VALUE, such as rl.steps=5")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
 
 
 def _value(config: RunConfig, name: str) -> float:

@@ -15,7 +15,7 @@ from biomni_lib.config import RunConfig
 from biomni_lib.engines.transformers_engine import TransformersEngine
 from biomni_lib.rewards import score
 from biomni_lib.rl.worker import WorkerSpec, World
-from biomni_lib.sandbox import Sandbox
+from biomni_lib.sandbox import Environment, start_environment
 from biomni_lib.tasks import Instance
 
 SEED_DOMAIN = zlib.crc32(b"rl.rollout")
@@ -36,7 +36,7 @@ async def agent_world(spec: WorkerSpec) -> AsyncIterator[World]:
         prefill_chunk=config.engine.prefill_chunk,
     )
     try:
-        sandbox = await Sandbox.start(config.sandbox, config.lake_dir)
+        sandbox = await start_environment(config, config.lake_dir)
         try:
             yield World(engine, _GroupRunner(config, engine, sandbox))
         finally:
@@ -46,7 +46,7 @@ async def agent_world(spec: WorkerSpec) -> AsyncIterator[World]:
 
 
 class _GroupRunner:
-    def __init__(self, config: RunConfig, engine: TransformersEngine, sandbox: Sandbox) -> None:
+    def __init__(self, config: RunConfig, engine: TransformersEngine, sandbox: Environment) -> None:
         self.config, self.engine, self.sandbox = config, engine, sandbox
         self.renderer: ChatRenderer = engine.renderer
         self.places = asyncio.Semaphore(min(config.engine.slots, config.sandbox.sessions_max))

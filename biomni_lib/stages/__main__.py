@@ -1,15 +1,14 @@
 """The command line of the stages: `python -m biomni_lib.stages COMMAND --preset cpu`; `make` calls it."""
 
 import contextlib
-import json
 import sys
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from biomni_lib.config import RunConfig, load_config
-from biomni_lib.errors import BiomniError, ConfigError
+from biomni_lib.config import RunConfig, load_config, parse_setting
+from biomni_lib.errors import BiomniError
 from biomni_lib.stages.paths import paths
 
 INTERRUPTED = 130
@@ -27,7 +26,7 @@ Only = Annotated[
 
 def settings(preset: str, seed: int, runs_root: str, changed: list[str] | None) -> RunConfig:
     """The settings that the options name. Raises: ConfigError."""
-    return load_config(preset, seed=seed, runs_root=runs_root, **dict(_setting(text) for text in changed or []))
+    return load_config(preset, seed=seed, runs_root=runs_root, **dict(parse_setting(text) for text in changed or []))
 
 
 @app.command()
@@ -157,17 +156,6 @@ def main() -> None:
     except BiomniError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
-
-
-def _setting(text: str) -> tuple[str, Any]:
-    """`rl.steps=5` as a name and a value; a value that is not JSON is text."""
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise ConfigError(f"--set {text}: must be NAME=VALUE, such as rl.steps=5")
-    try:
-        return name, json.loads(value)
-    except json.JSONDecodeError:
-        return name, value
 
 
 if __name__ == "__main__":
