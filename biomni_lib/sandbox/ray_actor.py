@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError, TaskCancelledError
+from ray.exceptions import RayActorError, RayError, RayTaskError, TaskCancelledError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from biomni_lib.config import EnvironmentConfig, RunConfig
@@ -143,7 +143,7 @@ def _join(address: str) -> bool:
     alone: dict[str, Any] = {"include_dashboard": False, "object_store_memory": _STORE_BYTES}
     try:
         ray.init(address, log_to_driver=False, logging_level=logging.WARNING, **(alone if address == "local" else {}))
-    except (ConnectionError, ValueError) as error:
+    except (ConnectionError, ValueError, RayError) as error:
         raise SandboxError(f"environment.url = 'ray:{address}': no Ray cluster there ({error})") from None
     return True
 

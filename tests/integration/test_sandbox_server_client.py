@@ -117,7 +117,7 @@ async def test_rollouts_over_a_ray_actor_give_the_same_ledger_and_a_dead_actor_i
         assert ray.is_initialized()
     assert not ray.is_initialized()
     with pytest.raises(SandboxError, match="no Ray cluster there"):
-        await start_environment(configured(lake_dir, "ray:127.0.0.1:9"), None)
+        await start_environment(configured(lake_dir, "ray:auto"), None)
 
 
 async def goes_on_after_a_cancelled_block(session) -> None:
