@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from biomni_lib.errors import SandboxError
+from biomni_lib.notes import note
 from biomni_lib.sandbox.cgroup import CgroupError, SessionGroups
 from biomni_lib.sandbox.limits import Limits
 from biomni_lib.sandbox.protection import Protection
@@ -67,10 +68,7 @@ class Sandbox:
         sandbox = cls(settings, sessions_max=config.sessions_max, timeout_s=config.execute_timeout_s)
         try:
             sandbox.stop_worker(await sandbox.start_worker(seed=0))
-            assert sandbox.protection is not None
-            _log.info("sandbox: %s", sandbox.protection.describe())
-            if sandbox.protection.warning:
-                _log.warning(sandbox.protection.warning)
+            sandbox._tell_protection()
         except BaseException:
             await sandbox.close()
             raise
@@ -172,6 +170,15 @@ class Sandbox:
                 missing += (str(error),)
         memory = "watching parent" if self._groups is None else "cgroup v2 and watching parent"
         self.protection = Protection(tier, memory, missing)
+
+    def _tell_protection(self) -> None:
+        """State in the log and in the manifests what sessions run under."""
+        assert self.protection is not None
+        text, warning = self.protection.describe(), self.protection.warning
+        _log.info("sandbox: %s", text)
+        if warning:
+            _log.warning(warning)
+        note("sandbox", f"{text}; WARNING: {warning}" if warning else text)
 
     def _kill_for_excess(self, pid: int, what: str) -> None:
         worker = self._workers.get(pid)

@@ -35,7 +35,7 @@ _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc/ld.so.cach
 _PREFIX_PARTS = ("bin", "lib", "lib64", "pyvenv.cfg")
 DEVICES = ("null", "zero", "full", "random", "urandom")
 PACKAGE = Path(__file__).resolve().parents[1]
-PACKAGE_PARTS = ("__init__.py", "errors.py", "lake", "tools", "sandbox")
+PACKAGE_PARTS = ("__init__.py", "errors.py", "notes.py", "lake", "tools", "sandbox")
 _OLD_ROOT = "/.old_root"
 _READ_ONLY = ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV
 
@@ -119,4 +119,10 @@ def enter_minimal_root(lake_dir: Path | None) -> None:
 
 def mount_scratch(size_mb: int) -> None:
     """Give this process, in its own mount namespace, an empty private scratch space."""
-    mount("tmpfs", SCRATCH, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, f"size={size_mb}m,nr_inodes={SCRATCH_FILES},mode=700")
+    mount(
+        "tmpfs",
+        SCRATCH,
+        "tmpfs",
+        MS_NOSUID | MS_NODEV | MS_NOEXEC,
+        f"size={size_mb}m,nr_inodes={SCRATCH_FILES},mode=700",
+    )

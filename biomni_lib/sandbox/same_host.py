@@ -18,6 +18,7 @@ from biomni_lib.sandbox.removal import remove_tree
 
 _FIRST_USER, _USERS = 61184, 4336
 """User numbers that no account has (systemd lends them to passing services); one for each session."""
+_REMOVAL_ATTEMPTS = 5
 
 
 class ProcessIsolation:
@@ -33,7 +34,8 @@ class ProcessIsolation:
     def __init__(self, limits: Limits, scratch_dir: Path) -> None:
         self._limits, self._scratch_dir = limits, scratch_dir
         self._live: set[int] = set()
-        self._ended: dict[int, int | None] = {}
+        self._attempts_left: dict[int, int] = {}
+        self._removers: dict[int, int] = {}
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -76,27 +78,29 @@ class ProcessIsolation:
             while pid := os.waitpid(-1, os.WNOHANG)[0]:
                 if pid in self._live:
                     self._live.discard(pid)
-                    self._ended[pid] = None
-                self._ended |= {session: None for session, remover in self._ended.items() if remover == pid}
-        for pid, remover in list(self._ended.items()):
+                    self._attempts_left[pid] = _REMOVAL_ATTEMPTS
+                self._removers.pop(pid, None)
+        for session in list(self._attempts_left):
             with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(pid, signal.SIGKILL)
-            if remover is None:
-                self._remove_folder(pid)
+                os.killpg(session, signal.SIGKILL)
+            if session not in self._removers.values():
+                self._remove_folder(session)
 
     def _remove_folder(self, session: int) -> None:
         """Remove an ended session's folder, one with content by a process of its own, whose end leads here again."""
         folder = self._scratch_dir / str(session)
         try:
-            if folder.exists():
+            if folder.exists() and self._attempts_left[session]:
                 folder.rmdir()
-            del self._ended[session]
+            del self._attempts_left[session]
         except OSError:
-            self._ended[session] = os.fork()
-            if self._ended[session] == 0:
+            self._attempts_left[session] -= 1
+            remover = os.fork()
+            if remover == 0:
                 with contextlib.suppress(OSError):  # something still fills it
                     remove_tree(folder)
                 os._exit(0)
+            self._removers[remover] = session
 
     def end(self) -> None:
         """Kill every descendant, wait for the end of the last, and remove what they wrote."""
@@ -110,7 +114,8 @@ class ProcessIsolation:
                 with contextlib.suppress(ChildProcessError):
                     os.waitpid(pid, 0)
         for folder in self._scratch_dir.iterdir():
-            remove_tree(folder)
+            with contextlib.suppress(OSError):  # the parent tries once more
+                remove_tree(folder)
 
     def _make_folder(self) -> str:
         os.setsid()
@@ -185,7 +190,7 @@ class LandlockIsolation(ProcessIsolation):
             os.setresgid(user, user, user)
             os.setresuid(user, user, user)
             kernel.own_proc_files()
-        for path in filter(None, (os.__file__, self._lake_dir, folder)):
+        for path in (os.__file__, folder, *([self._lake_dir] if self._lake_dir else [])):
             if not os.access(path, os.R_OK):
                 raise IsolationError(f"no landlock tier: as an ordinary user a session cannot reach {path}")
 
