@@ -28,11 +28,11 @@ def _own_groups() -> list[Path]:
         mounts = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines()]
         lines = Path("/proc/self/cgroup").read_text().splitlines()
     except OSError:
-        raise CgroupError("no cgroup file system") from None
+        raise CgroupError("cgroup v2 (no cgroup file system)") from None
     roots = [fields[4] for fields in mounts if fields[fields.index("-") + 1] == "cgroup2"]
     paths = [line[3:] for line in lines if line.startswith("0::")]
     if not roots or not paths:
-        raise CgroupError("no cgroup v2 hierarchy is mounted")
+        raise CgroupError("cgroup v2 (no such hierarchy is mounted)")
     own = Path(roots[0] + paths[0].rstrip("/"))
     return [own] if paths[0] == "/" else [own, own.parent]
 
@@ -52,7 +52,7 @@ class SessionGroups:
     def open(cls, limits: Limits) -> "SessionGroups":
         """Make the group beside or below this process's own.
 
-        Raises: CgroupError that says what the machine does not give.
+        Raises: CgroupError that names what the machine does not give, and why.
         """
         reason = "no memory controller in reach"
         for parent in _own_groups():
@@ -69,7 +69,7 @@ class SessionGroups:
                 reason = f"{error.filename or folder}: {error.strerror}"
                 with contextlib.suppress(OSError):
                     folder.rmdir()
-        raise CgroupError(f"no cgroup v2 memory bound ({reason})")
+        raise CgroupError(f"cgroup v2 ({reason})")
 
     def add(self, pid: int) -> None:
         """Bound a session that has not run anything yet.

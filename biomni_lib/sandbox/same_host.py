@@ -190,7 +190,8 @@ class LandlockIsolation(ProcessIsolation):
             os.setresgid(user, user, user)
             os.setresuid(user, user, user)
             kernel.own_proc_files()
-        for path in (os.__file__, folder, *([self._lake_dir] if self._lake_dir else [])):
+        lake = [str(self._lake_dir)] if self._lake_dir else []
+        for path in (os.__file__, folder, *lake):
             if not os.access(path, os.R_OK):
                 raise IsolationError(f"no landlock tier: as an ordinary user a session cannot reach {path}")
 

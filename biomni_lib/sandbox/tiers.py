@@ -34,7 +34,7 @@ def choose(asked: str, limits: Limits, lake_dir: Path | None, scratch_dir: Path)
         refusal = "" if name == "process" else _refusal(make[name]())
         if not refusal:
             isolation = make[name]()
-            return isolation, (*refused, *isolation.missing)
+            return isolation, (*(reason.removeprefix("no ") for reason in refused), *isolation.missing)
         refused.append(refusal)
     raise IsolationError(f"this machine gives {' and '.join(refused)}; {REMEDY}")
 
