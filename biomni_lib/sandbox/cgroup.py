@@ -45,7 +45,7 @@ class SessionGroups:
     """A cgroup for all sessions with one for each below it; made by `open`, removed by `close`."""
 
     def __init__(self, folder: Path, limits: Limits) -> None:
-        self._folder, self._limits = folder, limits
+        self.folder, self._limits = folder, limits
         self._ended: set[Path] = set()
 
     @classmethod
@@ -116,15 +116,15 @@ class SessionGroups:
 
     def close(self) -> None:
         """Remove what is left, once every session has ended."""
-        for folder in self._folder.iterdir():
+        for folder in self.folder.iterdir():
             if folder.is_dir():
                 self._ended.add(folder)
         self.sweep()
         with contextlib.suppress(OSError):
-            self._folder.rmdir()
+            self.folder.rmdir()
 
     def _of(self, pid: int) -> Path:
-        return self._folder / str(pid)
+        return self.folder / str(pid)
 
 
 def _enable(folder: Path) -> None:

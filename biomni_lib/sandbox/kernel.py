@@ -79,11 +79,16 @@ def pivot_root(new_root: str, old_root: str) -> None:
     call("syscall", number, os.fsencode(new_root), os.fsencode(old_root))
 
 
-def drop_capabilities() -> None:
-    """Empty the bounding, ambient, effective, permitted and inheritable sets of this process, for good."""
+def drop_bounding_capabilities() -> None:
+    """Empty the bounding set, so that no program that is run gains a capability; as root only, before giving it up."""
     for capability in range(_LAST_CAPABILITY + 1):
         if _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0) == -1:
             break
+
+
+def drop_capabilities() -> None:
+    """Empty the bounding, ambient, effective, permitted and inheritable sets of this process, for good."""
+    drop_bounding_capabilities()
     _libc.prctl(_PR_CAP_AMBIENT, 4, 0, 0, 0)
     header = _CapHeader(_CAPABILITY_VERSION_3, 0)
     call("capset", ctypes.byref(header), ctypes.byref((ctypes.c_uint32 * 6)()))

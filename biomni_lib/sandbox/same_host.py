@@ -186,6 +186,7 @@ class LandlockIsolation(ProcessIsolation):
         if self._as_root:
             user = _FIRST_USER + self._opened % _USERS
             os.chown(folder, user, user)
+            kernel.drop_bounding_capabilities()
             os.setgroups([])
             os.setresgid(user, user, user)
             os.setresuid(user, user, user)

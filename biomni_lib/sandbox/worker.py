@@ -207,7 +207,12 @@ class ZygoteProcess:
             ours.close()
             raise SandboxError(f"the sandbox cannot start a session: {reply['error']}")
         handle = ProcessHandle(reply["pid"], descriptors[0] if descriptors else None)
-        reader, writer = await asyncio.open_connection(sock=ours)
+        try:
+            reader, writer = await asyncio.open_connection(sock=ours)
+        except BaseException:
+            handle.close()
+            ours.close()
+            raise
         worker = Worker(handle, reader, writer, self._settings.limits)
         try:
             await worker.wait_ready(self._settings.limits.start_s)
