@@ -281,7 +281,7 @@ def _clean_environment(provider: str) -> dict[str, str]:
     """The zygote's whole environment: nothing of this process's but where to import from."""
     threads = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL", "ARROW_IO", "NUMEXPR")}
     return {
-        "PATH": "/usr/bin:/bin",
+        "PATH": "/usr/local/bin:/usr/bin:/bin",
         "LANG": "C.UTF-8",
         "MPLBACKEND": "Agg",
         "PYTHONPATH": os.pathsep.join(_import_folders(provider)),
