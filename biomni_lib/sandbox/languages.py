@@ -41,9 +41,7 @@ def run_foreign(marker: str, code: str) -> None:
     try:
         status = process.wait()
     except BaseException:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL) if own_group else process.kill()
-        process.wait()
+        _end(process, own_group)
         raise
     if status:
         ended = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
@@ -56,3 +54,13 @@ def _start(command: list[str]) -> tuple[subprocess.Popen[bytes], bool]:
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0), True
     except PermissionError:
         return subprocess.Popen(command, stdin=subprocess.DEVNULL), False
+
+
+def _end(process: subprocess.Popen[bytes], own_group: bool) -> None:
+    """Kill the program; with a group of its own also what it started, which the session inherits and reaps."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL) if own_group else process.kill()
+    process.wait()
+    with contextlib.suppress(ChildProcessError):
+        while own_group:
+            os.waitpid(-process.pid, 0)
