@@ -166,6 +166,7 @@ class Sandbox:
         if self._groups is None:
             try:
                 self._groups = SessionGroups.open(self.limits)
+                self._watchdog.sweep_with(self._groups.sweep)
             except CgroupError as error:
                 missing += (str(error),)
         memory = "watching parent" if self._groups is None else "cgroup v2 and watching parent"

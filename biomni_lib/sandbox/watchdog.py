@@ -127,6 +127,7 @@ class Watchdog:
     def __init__(self, limits: Limits, on_excess: Callable[[int, str], None]) -> None:
         self._limits, self._on_excess = limits, on_excess
         self._scratch_dir: Path | None = None
+        self._sweep: Callable[[], None] | None = None
         self._inherited: dict[int, int] = {}
         self._running: set[int] = set()
         self._stop = threading.Event()
@@ -136,6 +137,10 @@ class Watchdog:
     def watch_scratch(self, scratch_dir: Path) -> None:
         """From now on count the processes of sessions and what lies in their folders in `scratch_dir`."""
         self._scratch_dir = scratch_dir
+
+    def sweep_with(self, sweep: Callable[[], None]) -> None:
+        """From now on call this once a second, to clear up after sessions that took their time to end."""
+        self._sweep = sweep
 
     def add(self, pid: int) -> None:
         """Watch a session that has not run anything yet."""
@@ -159,7 +164,10 @@ class Watchdog:
         rounds = 0
         while not self._stop.wait(_INTERVAL_S):
             rounds += 1
-            pids = list(self._inherited) if rounds % _IDLE_ROUNDS == 0 else list(self._running)
+            all_too = rounds % _IDLE_ROUNDS == 0
+            if self._sweep and all_too:
+                self._sweep()
+            pids = list(self._inherited if all_too else self._running)
             for pid in pids:
                 inherited = self._inherited.get(pid)
                 if inherited is not None:
