@@ -145,7 +145,8 @@ class SandboxConfig(Section):
 
     isolation: Literal["strict", "process"] = Field(
         "strict",
-        description="`strict` is the strongest that this machine offers, `process` a plain child process.",
+        description="`strict` is the strongest that this machine offers (namespaces, else Landlock, else a refusal); "
+        "`process` a plain child process that protects nothing.",
     )
     sessions_max: int = Field(64, ge=1, description="Sessions open at the same time.")
     execute_timeout_s: float = Field(10, gt=0, description="Seconds for one block of code.")
