@@ -9,16 +9,16 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Literal
 
+from biomni_lib.sandbox.languages import split_language
 from biomni_lib.sandbox.observation import Latency
 
 ToolClass = Literal["python", "shell"]
-SHELL_MARKS = ("#!BASH", "#!R")
-"""First lines of blocks that start programs of their own instead of running in the session's interpreter."""
 
 
 def tool_class(code: str) -> ToolClass:
-    """The class that a block's first line declares."""
-    return "shell" if code.lstrip().partition("\n")[0].strip() in SHELL_MARKS else "python"
+    """The class that a block's first line declares: `shell` where it starts a program of its own."""
+    marker, _ = split_language(code)
+    return "shell" if marker else "python"
 
 
 class Places:

@@ -1,18 +1,21 @@
 """The sandbox: one zygote, many sessions, in this process's event loop."""
 
 import asyncio
+import contextlib
 import logging
 import resource
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from biomni_lib.errors import SandboxError
+from biomni_lib.notes import note
+from biomni_lib.sandbox.cgroup import CgroupError, SessionGroups
 from biomni_lib.sandbox.limits import Limits
 from biomni_lib.sandbox.observation import Latency
 from biomni_lib.sandbox.places import Places, ToolClass
+from biomni_lib.sandbox.protection import Protection
 from biomni_lib.sandbox.session import Session
 from biomni_lib.sandbox.watchdog import Watchdog, tree_pids
 from biomni_lib.sandbox.worker import Worker, ZygoteProcess, ZygoteSettings
@@ -22,12 +25,8 @@ if TYPE_CHECKING:
 
 LAKE_TOOLS = "biomni_lib.sandbox.toolbox:lake_tools"
 CACHED_LAKE_TOOLS = "biomni_lib.sandbox.toolbox:cached_lake_tools"
-PRELOAD = ("numpy", "pandas", "biomni_lib.sandbox.warm")
+PRELOAD = ("numpy", "pandas", "scipy.stats", "Bio.Align", "Bio.SeqIO", "biomni_lib.sandbox.warm")
 _DESCRIPTORS_PER_SESSION, _DESCRIPTORS_BESIDE = 2, 256
-_PROCESS_WARNING = (
-    'sandbox.isolation = "process": code that models write runs with your rights and can read your files, use the '
-    'network and cheat; use "strict" on Linux for anything that is reported'
-)
 _log = logging.getLogger(__name__)
 
 
@@ -48,8 +47,10 @@ class Sandbox:
         self._restart = asyncio.Lock()
         self._zygote: ZygoteProcess | None = None
         self._workers: dict[int, Worker] = {}
-        self._over_memory: set[int] = set()
-        self._watchdog = Watchdog(settings.limits.process_memory_bytes, self._kill_over_memory)
+        self._excesses: dict[int, str] = {}
+        self._watchdog = Watchdog(settings.limits, self._kill_for_excess)
+        self._groups: SessionGroups | None = None
+        self.protection: Protection | None = None
         self._closed = False
 
     @classmethod
@@ -71,8 +72,6 @@ class Sandbox:
             preload: modules that are loaded once for all sessions.
         Raises: SandboxError that names what the machine does not give, and the remedy.
         """
-        if config.isolation == "process":
-            _log.warning(_PROCESS_WARNING)
         provider = provider or (CACHED_LAKE_TOOLS if config.tool_cache else LAKE_TOOLS)
         _allow_descriptors(config.sessions_max)
         limits = Limits(config.memory_mb, config.output_chars)
@@ -85,6 +84,7 @@ class Sandbox:
         )
         try:
             sandbox.stop_worker(await sandbox.start_worker(0, Latency()))
+            sandbox._tell_protection()
         except BaseException:
             await sandbox.close()
             raise
@@ -110,6 +110,8 @@ class Sandbox:
         self._watchdog.close()
         if self._zygote is not None:
             await self._zygote.close()
+        if self._groups is not None:
+            self._groups.close()
 
     def pids(self) -> list[int]:
         """Every process of this sandbox: launcher, zygote, sessions and what they started (Linux)."""
@@ -128,17 +130,22 @@ class Sandbox:
             raise
         self._workers[worker.handle.host_pid] = worker
         self._watchdog.add(worker.handle.host_pid)
+        if self._groups is not None:
+            with contextlib.suppress(OSError):  # the process has ended; its first block tells
+                self._groups.add(worker.handle.host_pid)
         return worker
 
     def stop_worker(self, worker: Worker) -> None:
         """Kill a session's processes and free its place (for `Session`)."""
         if self._workers.pop(worker.handle.host_pid, None) is not None:
             self._watchdog.remove(worker.handle.host_pid)
-            self._over_memory.discard(worker.handle.host_pid)
+            self._excesses.pop(worker.handle.host_pid, None)
             worker.close()
+            if self._groups is not None:
+                self._groups.remove(worker.handle.host_pid)
             self._sessions.release()
 
-    @contextmanager
+    @contextlib.contextmanager
     def watched(self, worker: Worker) -> Iterator[None]:
         """Watch a session's memory closely while it runs a block (for `Session`)."""
         self._watchdog.mark(worker.handle.host_pid, running=True)
@@ -147,9 +154,12 @@ class Sandbox:
         finally:
             self._watchdog.mark(worker.handle.host_pid, running=False)
 
-    def exceeded_memory(self, worker: Worker) -> bool:
-        """Whether the session was killed for its memory (for `Session`)."""
-        return worker.handle.host_pid in self._over_memory
+    def excess(self, worker: Worker) -> str:
+        """What the session was killed for using too much of; empty when for nothing (for `Session`)."""
+        pid = worker.handle.host_pid
+        if self._groups is not None and self._groups.exceeded(pid):
+            return f"{self.limits.memory_mb} MiB of memory"
+        return self._excesses.get(pid, "")
 
     async def _open_worker(self, seed: int) -> Worker:
         """From the running zygote, or from a new one when it is gone."""
@@ -166,14 +176,37 @@ class Sandbox:
                 if gone is not None:
                     await gone.close()
                 self._zygote = ZygoteProcess(self._settings)
-                await self._zygote.load()
+                await self._protect(self._zygote)
             assert self._zygote is not None
             return self._zygote
 
-    def _kill_over_memory(self, pid: int) -> None:
+    async def _protect(self, zygote: ZygoteProcess) -> None:
+        """Load the zygote, and have a session's memory, and what its tier leaves open, bounded from outside."""
+        tier, missing = await zygote.load()
+        if tier != "namespaces":
+            self._watchdog.watch_scratch(zygote.scratch_dir)
+        if self._groups is None:
+            try:
+                self._groups = SessionGroups.open(self.limits)
+                self._watchdog.sweep_with(self._groups.sweep)
+            except CgroupError as error:
+                missing += (str(error),)
+        memory = "watching parent" if self._groups is None else "cgroup v2 and watching parent"
+        self.protection = Protection(tier, memory, missing)
+
+    def _tell_protection(self) -> None:
+        """State in the log and in the manifests what sessions run under."""
+        assert self.protection is not None
+        text, warning = self.protection.describe(), self.protection.warning
+        _log.info("sandbox: %s", text)
+        if warning:
+            _log.warning(warning)
+        note("sandbox", f"{text}; WARNING: {warning}" if warning else text)
+
+    def _kill_for_excess(self, pid: int, what: str) -> None:
         worker = self._workers.get(pid)
         if worker is not None:
-            self._over_memory.add(pid)
+            self._excesses[pid] = what
             worker.handle.kill()
 
     def _require_open(self) -> None:

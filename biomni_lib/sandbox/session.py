@@ -100,9 +100,8 @@ class Session:
                 return f"the block did not stop after {timeout_s:g} s and was killed"
             return task.result()
         except _GONE:
-            if self._sandbox.exceeded_memory(worker):
-                return f"the session used more than its {limits.memory_mb} MiB of memory and was killed"
-            return "the interpreter died"
+            excess = self._sandbox.excess(worker)
+            return f"the session used more than its {excess} and was killed" if excess else "the interpreter died"
         finally:
             task.cancel()
 
