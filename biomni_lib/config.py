@@ -32,7 +32,6 @@ AT_MOST = (
     ("sandbox.execute_timeout_s", "agent.turn_timeout_s"),
     ("teacher.instances", "data.train_instances"),
     ("teacher.cap_per_instance", "teacher.samples_per_instance"),
-    ("pretraining.rehearsed", "pretraining.documents"),
     ("evaluate.instances", "data.heldout_instances"),
 )
 """Pairs of settings of which the first must not exceed the second."""
@@ -194,8 +193,7 @@ class TeacherConfig(Section):
 class PretrainingConfig(Section):
     """Teaching a model from scratch to copy identifiers; a pretrained model skips it."""
 
-    documents: int = Field(12000, ge=1, description="Short documents of identifiers, each seen once.")
-    rehearsed: int = Field(2000, ge=0, description="Of these, how many fine-tuning reads again in each of its passes.")
+    documents: int = Field(6000, ge=1, description="Short documents of identifiers, each seen once.")
     lr_muon: float = Field(0.02, gt=0, description="Learning rate of Muon; everything else is as in fine-tuning.")
 
 

@@ -2,8 +2,7 @@
 
 Copying needs attention heads that find where a list stands and read on from there; they form over many short documents
 far sooner than over few long conversations. A document is a prompt of the training split with other digits in its ids,
-then the lines of code that name them again, as far behind the prompt as the teacher's code names them: a model this
-small finds them by their distance. There is nothing else to learn in a document, and no digits that all leave out.
+then the lines of code that name them again: there is nothing else in it to learn, and no digits that it leaves out.
 """
 
 from __future__ import annotations
@@ -19,10 +18,8 @@ from biomni_lib.tasks import Instance
 from biomni_lib.tasks.baselines import read_facts
 
 THOUGHT = "I compare every candidate with all findings."
-GROUP = 3
-"""Digits of a token. The last group of an id is always drawn: it tells an id apart from others."""
-TWO_GROUPS = 0.25
-"""Share of the ids whose last two groups are drawn; drawn in all of them, copying was not learned."""
+DIGITS = 3
+"""Digits at the end of an id that are drawn: one token of three, the one that best tells an id apart from others."""
 
 
 def copy_documents(instances: Sequence[Instance], renderer: ChatRenderer, *, count: int, seed: int) -> list[Example]:
@@ -40,14 +37,13 @@ def copy_documents(instances: Sequence[Instance], renderer: ChatRenderer, *, cou
 def _other_digits(prompt: str, rng: np.random.Generator) -> str:
     """The prompt with other ids, of the same kinds at the same places."""
     for old in (id for ids in read_facts(prompt) for id in ids):
-        digits = 2 * GROUP if rng.random() < TWO_GROUPS else GROUP
-        prompt = prompt.replace(old, f"{old[:-digits]}{rng.integers(10**digits):0{digits}d}", 1)
+        prompt = prompt.replace(old, f"{old[:-DIGITS]}{rng.integers(10**DIGITS):0{DIGITS}d}", 1)
     return prompt
 
 
 def _document(prompt: str, renderer: ChatRenderer) -> Example:
     findings, excluded, genes = (", ".join(ids) for ids in read_facts(prompt))
-    code = f'import json\nt = "{findings}".split(", ")\ngenes = "{genes}".split(", ")\ne = "{excluded}".split(", ")\n'
+    code = f't = "{findings}".split(", ")\ngenes = "{genes}".split(", ")\ne = "{excluded}".split(", ")\n'
     before, after = renderer.prompt("", prompt), renderer.assistant(f"<think>\n{THOUGHT}\n</think>\n<execute>\n{code}")
     mask = torch.tensor([False] * len(before) + [True] * len(after))
     return Example(torch.tensor(before + after), mask)
