@@ -148,8 +148,11 @@ class SandboxConfig(Section):
         description="`strict` is the strongest that this machine offers, `process` a plain child process.",
     )
     sessions_max: int = Field(64, ge=1, description="Sessions open at the same time.")
+    python_at_once: int = Field(64, ge=1, description="Blocks of Python that run at the same time; others queue.")
+    shell_at_once: int = Field(8, ge=1, description="Blocks of shell or R that run at the same time; others queue.")
     execute_timeout_s: float = Field(10, gt=0, description="Seconds for one block of code.")
     memory_mb: int = Field(512, ge=64, description="Memory of one session in MiB.")
+    tool_cache: bool = Field(True, description="Whether a session keeps the results of the tool calls it made.")
     output_chars: int = Field(4000, ge=16, description="Characters of output kept of one block of code.")
 
 

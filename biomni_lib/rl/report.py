@@ -1,7 +1,9 @@
 """What one step of a run looked like: metrics by the names that dashboards use, and a row for each trajectory.
 
 Times are seconds. time/generate: the engine's decoding and prefilling since the last batch; time/tool: tool seconds of
-the batch's trajectories, summed. perf/engine_idle_fraction: engine without a request; perf/learner_idle_fraction: step
+the batch's trajectories, summed. tool/queue_s, tool/start_s, tool/run_s: what a call of the batch waited for a place,
+for its session's start and for its block, on average; tool/queue_s_max: the longest wait of a trajectory, all its calls
+together. perf/engine_idle_fraction: engine without a request; perf/learner_idle_fraction: step
 time that the learner waited for its batch. Counts async/* are groups: in_flight and queued now, the others since the
 run began. rollout/errors counts groups lost to a fault of the environment since the last batch, rollout/malformed the
 batch's trajectories that the model ended by breaking the protocol.
@@ -42,6 +44,8 @@ def trajectory_rows(groups: Sequence[Group], step: int) -> Rows:
             "ending": t.ending,
             "generate_s": sum(turn.generate_s for turn in t.turns),
             "tool_s": sum(turn.tool_s for turn in t.turns),
+            "queue_s": sum(turn.queue_s for turn in t.turns),
+            "start_s": sum(turn.start_s for turn in t.turns),
         }
         for group in groups
         for t in group.trajectories
@@ -74,7 +78,11 @@ def rollout_metrics(rows: Rows) -> dict[str, float]:
         "rollout/malformed": float(sum(e in MODEL_ERRORS for e in endings)),
         "rollout/timeouts": float(sum(e == "timeout" for e in endings)),
         "time/tool": float(column("tool_s").sum()),
+        "tool/queue_s_max": float(column("queue_s").max()),
     }
+    calls = max(1, int(column("tool_calls").sum()))
+    for name, seconds in (("queue_s", "queue_s"), ("start_s", "start_s"), ("run_s", "tool_s")):
+        metrics[f"tool/{name}"] = float(column(seconds).sum()) / calls
     for name, chosen in (("right", right), ("wrong", ~right)):
         if chosen.any():
             metrics[f"response/tokens_{name}"] = float(column("tokens")[chosen].mean())

@@ -3,7 +3,8 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterator
+import resource
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -12,16 +13,20 @@ from biomni_lib.errors import SandboxError
 from biomni_lib.notes import note
 from biomni_lib.sandbox.cgroup import CgroupError, SessionGroups
 from biomni_lib.sandbox.limits import Limits
+from biomni_lib.sandbox.observation import Latency
+from biomni_lib.sandbox.places import Places, ToolClass
 from biomni_lib.sandbox.protection import Protection
 from biomni_lib.sandbox.session import Session
-from biomni_lib.sandbox.watchdog import Watchdog
+from biomni_lib.sandbox.watchdog import Watchdog, tree_pids
 from biomni_lib.sandbox.worker import Worker, ZygoteProcess, ZygoteSettings
 
 if TYPE_CHECKING:
     from biomni_lib.config import SandboxConfig
 
 LAKE_TOOLS = "biomni_lib.sandbox.toolbox:lake_tools"
-PRELOAD = ("numpy", "pandas", "scipy.stats", "Bio.Align", "Bio.SeqIO")
+CACHED_LAKE_TOOLS = "biomni_lib.sandbox.toolbox:cached_lake_tools"
+PRELOAD = ("numpy", "pandas", "scipy.stats", "Bio.Align", "Bio.SeqIO", "biomni_lib.sandbox.warm")
+_DESCRIPTORS_PER_SESSION, _DESCRIPTORS_BESIDE = 2, 256
 _log = logging.getLogger(__name__)
 
 
@@ -32,10 +37,13 @@ class Sandbox:
     its sessions' blocks end as observations and the next session starts a new zygote.
     """
 
-    def __init__(self, settings: ZygoteSettings, *, sessions_max: int, timeout_s: float) -> None:
+    def __init__(
+        self, settings: ZygoteSettings, *, sessions_max: int, timeout_s: float, at_once: Mapping[ToolClass, int]
+    ) -> None:
         self.limits, self.timeout_s = settings.limits, timeout_s
+        self.places = Places(at_once)
         self._settings = settings
-        self._places = asyncio.Semaphore(sessions_max)
+        self._sessions = asyncio.Semaphore(sessions_max)
         self._restart = asyncio.Lock()
         self._zygote: ZygoteProcess | None = None
         self._workers: dict[int, Worker] = {}
@@ -51,7 +59,7 @@ class Sandbox:
         config: "SandboxConfig",
         lake_dir: Path | None,
         *,
-        provider: str = LAKE_TOOLS,
+        provider: str | None = None,
         preload: tuple[str, ...] = PRELOAD,
     ) -> Self:
         """Start the zygote and prove with one session that the isolation holds together on this machine.
@@ -59,15 +67,23 @@ class Sandbox:
         Args:
             config: the run's sandbox settings.
             lake_dir: the one data folder that sessions may read; None for none.
-            provider: `module:function`, called with `lake_dir`, that gives the names defined in every session.
+            provider: `module:function`, called with `lake_dir`, that gives the names defined in every session; the
+                lake's tools when None, with a cache of their results unless the settings say otherwise.
             preload: modules that are loaded once for all sessions.
         Raises: SandboxError that names what the machine does not give, and the remedy.
         """
+        provider = provider or (CACHED_LAKE_TOOLS if config.tool_cache else LAKE_TOOLS)
+        _allow_descriptors(config.sessions_max)
         limits = Limits(config.memory_mb, config.output_chars)
         settings = ZygoteSettings(config.isolation, limits, lake_dir, provider, preload)
-        sandbox = cls(settings, sessions_max=config.sessions_max, timeout_s=config.execute_timeout_s)
+        sandbox = cls(
+            settings,
+            sessions_max=config.sessions_max,
+            timeout_s=config.execute_timeout_s,
+            at_once={"python": config.python_at_once, "shell": config.shell_at_once},
+        )
         try:
-            sandbox.stop_worker(await sandbox.start_worker(seed=0))
+            sandbox.stop_worker(await sandbox.start_worker(0, Latency()))
             sandbox._tell_protection()
         except BaseException:
             await sandbox.close()
@@ -97,14 +113,20 @@ class Sandbox:
         if self._groups is not None:
             self._groups.close()
 
-    async def start_worker(self, seed: int) -> Worker:
+    def pids(self) -> list[int]:
+        """Every process of this sandbox: launcher, zygote, sessions and what they started (Linux)."""
+        return [] if self._zygote is None else list(tree_pids(self._zygote.pid))
+
+    async def start_worker(self, seed: int, latency: Latency) -> Worker:
         """A fresh session process; waits for a place when `sessions_max` are taken (for `Session`)."""
         self._require_open()
-        await self._places.acquire()
+        with latency.counted("queue_s"):
+            await self._sessions.acquire()
         try:
-            worker = await self._open_worker(seed)
+            with latency.counted("start_s"):
+                worker = await self._open_worker(seed)
         except BaseException:
-            self._places.release()
+            self._sessions.release()
             raise
         self._workers[worker.handle.host_pid] = worker
         self._watchdog.add(worker.handle.host_pid)
@@ -121,7 +143,7 @@ class Sandbox:
             worker.close()
             if self._groups is not None:
                 self._groups.remove(worker.handle.host_pid)
-            self._places.release()
+            self._sessions.release()
 
     @contextlib.contextmanager
     def watched(self, worker: Worker) -> Iterator[None]:
@@ -198,3 +220,19 @@ class Sandbox:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+
+def _allow_descriptors(sessions: int) -> None:
+    """Raise this process's own limit of open descriptors to what the sessions need: a socket and a pidfd each.
+
+    Raises: SandboxError when the machine's limit is lower.
+    """
+    needed = sessions * _DESCRIPTORS_PER_SESSION + _DESCRIPTORS_BESIDE
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise SandboxError(
+            f"sandbox.sessions_max = {sessions}: needs {needed} open files, this machine allows {hard};"
+            " lower it or raise the hard limit (ulimit -Hn)"
+        )
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))

@@ -165,6 +165,11 @@ class ZygoteProcess:
         )
         theirs.close()
 
+    @property
+    def pid(self) -> int:
+        """Of the launcher, the root of every process of the zygote and its sessions."""
+        return self._process.pid
+
     async def load(self) -> tuple[str, tuple[str, ...]]:
         """Send the settings and wait until everything is loaded and shut in.
 
@@ -284,6 +289,7 @@ def _clean_environment(provider: str) -> dict[str, str]:
         "PATH": "/usr/local/bin:/usr/bin:/bin",
         "LANG": "C.UTF-8",
         "MPLBACKEND": "Agg",
+        "ARROW_DEFAULT_MEMORY_POOL": "system",  # the others reserve huge pages for each session
         "PYTHONPATH": os.pathsep.join(_import_folders(provider)),
         "PYTHONHASHSEED": "0",
         "PYTHONUTF8": "1",

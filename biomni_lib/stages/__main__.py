@@ -20,6 +20,9 @@ Preset = Annotated[str, typer.Option(help="Sizes and engines; `python -m biomni_
 Seed = Annotated[int, typer.Option(help="Root of all randomness; each seed has a folder of its own.")]
 RunsRoot = Annotated[str, typer.Option(help="Folder of all runs.", envvar="BIOMNI_RUNS_ROOT")]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="A setting, such as rl.steps=5; may be repeated.")]
+Only = Annotated[
+    list[str] | None, typer.Option(help="A measurement, such as sandbox.call_ms, or a family; may be repeated.")
+]
 
 
 def settings(preset: str, seed: int, runs_root: str, changed: list[str] | None) -> RunConfig:
@@ -106,11 +109,13 @@ def figures(preset: Preset = "cpu", seed: Seed = 0, runs_root: RunsRoot = "runs"
 
 
 @app.command()
-def bench(preset: Preset = "cpu", seed: Seed = 0, runs_root: RunsRoot = "runs", changed: Settings = None) -> None:
+def bench(
+    preset: Preset = "cpu", seed: Seed = 0, runs_root: RunsRoot = "runs", changed: Settings = None, only: Only = None
+) -> None:
     """Measure speed as ratios within one run, into bench.json."""
     from biomni_lib.stages import bench
 
-    bench.run(settings(preset, seed, runs_root, changed))
+    bench.run(settings(preset, seed, runs_root, changed), only=only or ())
 
 
 def _print_results(config: RunConfig) -> None:

@@ -31,7 +31,14 @@ SYSCALL = dedent("""
 def config(tier: str) -> SimpleNamespace:
     """Sandbox settings; a stand-in for `SandboxConfig`, which knows `strict` and `process` and needs pydantic."""
     return SimpleNamespace(
-        isolation=tier, sessions_max=16, execute_timeout_s=10, memory_mb=MEMORY_MB, output_chars=OUTPUT_CHARS
+        isolation=tier,
+        sessions_max=16,
+        python_at_once=16,
+        shell_at_once=16,
+        execute_timeout_s=10,
+        memory_mb=MEMORY_MB,
+        output_chars=OUTPUT_CHARS,
+        tool_cache=False,
     )
 
 

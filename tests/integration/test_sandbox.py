@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import importlib.util
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from biomni_lib.sandbox.watchdog import tree_pids
 
 OUTPUT_CHARS = 1000
 CONFIG = SandboxConfig(output_chars=OUTPUT_CHARS, memory_mb=256, sessions_max=64)
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="a namespace is Linux's")
 in_module_loop = pytest.mark.asyncio(loop_scope="module")
 
 
@@ -278,6 +281,42 @@ async def test_sixty_four_sessions_at_once_keep_to_themselves(sandbox):
     await sessions[0].close()
     assert (await waiting).text == "'place'"
     await asyncio.gather(*(session.close() for session in [*sessions, late]))
+
+
+@in_module_loop
+async def test_an_observation_tells_queue_start_and_run_apart(sandbox):
+    async with await sandbox.open(1) as session:
+        first = await session.execute("import time; time.sleep(0.2)")
+        second = await session.execute("1")
+    assert first.start_s > 0 and first.seconds >= 0.2 and first.queue_s < first.seconds
+    assert second.start_s == 0 and second.seconds < first.seconds
+
+
+async def test_blocks_beyond_the_limit_of_their_class_queue_and_keep_their_time_limit():
+    config = CONFIG.model_copy(update={"python_at_once": 1})
+    async with await Sandbox.start(config, None, preload=()) as sandbox:
+        sessions = [await sandbox.open(seed) for seed in range(4)]
+        await asyncio.gather(*(session.execute("import time") for session in sessions))
+        found = await asyncio.gather(*(session.execute("time.sleep(0.4)", timeout_s=1.0) for session in sessions))
+    assert all(observation.ok for observation in found)
+    waits = [observation.queue_s for observation in found]
+    assert waits == sorted(waits) and waits[-1] >= 1.0  # longer than the limit, which counts the run alone
+
+
+@linux_only
+def test_more_sessions_than_descriptors_are_refused_with_the_setting():
+    code = (
+        "import asyncio, resource\n"
+        "from biomni_lib.config import SandboxConfig\nfrom biomni_lib.sandbox import Sandbox\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (300, 400))\n"
+        "asyncio.run(Sandbox.start(SandboxConfig(sessions_max={}), None, preload=()))\n"
+    )
+    refused, taken = (
+        subprocess.run([sys.executable, "-c", code.format(count)], capture_output=True, text=True)
+        for count in (500, 64)
+    )
+    assert "sandbox.sessions_max = 500: needs 1256 open files, this machine allows 400" in refused.stderr
+    assert taken.returncode == 0, taken.stderr
 
 
 @in_module_loop
