@@ -145,7 +145,8 @@ class SandboxConfig(Section):
 
     isolation: Literal["strict", "process"] = Field(
         "strict",
-        description="`strict` is the strongest that this machine offers, `process` a plain child process.",
+        description="`strict` is the strongest that this machine offers (namespaces, else Landlock, else a refusal); "
+        "`process` a plain child process that protects nothing.",
     )
     sessions_max: int = Field(64, ge=1, description="Sessions open at the same time.")
     python_at_once: int = Field(64, ge=1, description="Blocks of Python that run at the same time; others queue.")

@@ -1,7 +1,7 @@
 """The process that has everything loaded and forks a session in milliseconds.
 
 `python -m biomni_lib.sandbox.zygote FD`, with an empty environment and one inherited socket. It reads its settings,
-loads the libraries and the tools' names, shuts itself in (`isolation.py`), freezes the garbage collector so that pages
+loads the libraries and the tools' names, shuts itself in (`tiers.py`), freezes the garbage collector so that pages
 stay shared, and then forks one session for each socket that the parent hands over (SCM_RIGHTS). End of file on the
 control socket ends it, and every session ends with it.
 """
