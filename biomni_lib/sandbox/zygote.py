@@ -7,6 +7,7 @@ control socket ends it, and every session ends with it.
 """
 
 import array
+import contextlib
 import gc
 import importlib
 import importlib.util
@@ -173,12 +174,17 @@ def main(descriptor: int) -> int:
     try:
         isolation, missing = _choose(settings)
         isolation.enter_launcher()
+        scratch_dir = Path(settings["scratch_dir"])
+        above = os.open(scratch_dir.parent, os.O_RDONLY)  # the zygote takes this process's root away
         pid = os.fork()
         if pid:
             control.close()
             os.waitpid(pid, 0)
             isolation.end()
+            with contextlib.suppress(OSError):  # the parent may be quicker
+                os.rmdir(scratch_dir.name, dir_fd=above)
             return 0
+        os.close(above)
         zygote = Zygote(control, isolation, settings)
         zygote.prepare()
     except Exception as error:  # noqa: BLE001 - what a provider raises while loading is the parent's to report

@@ -38,6 +38,13 @@ async def gone(pids: list[int], within_s: float = 5) -> bool:
     return True
 
 
+async def removed(folder: str, within_s: float = 20) -> bool:
+    deadline = time.monotonic() + within_s
+    while Path(folder).exists() and time.monotonic() < deadline:
+        await asyncio.sleep(0.02)
+    return not Path(folder).exists()
+
+
 @linux_only
 async def test_nothing_is_left_after_close():
     before = descriptors()
@@ -95,15 +102,16 @@ async def test_nothing_outlives_a_killed_parent(tmp_path):
     script.write_text(
         "import asyncio, time\nfrom biomni_lib.config import SandboxConfig\nfrom biomni_lib.sandbox import Sandbox\n"
         "async def main():\n    sandbox = await Sandbox.start(SandboxConfig(), None, preload=())\n"
-        "    await (await sandbox.open(0)).execute('1')\n    print(sandbox._zygote._process.pid, flush=True)\n"
+        "    await (await sandbox.open(0)).execute('1')\n    print(sandbox._zygote._process.pid,"
+        " sandbox._zygote.scratch_dir, flush=True)\n"
         "    time.sleep(600)\nasyncio.run(main())\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen([sys.executable, script], env=environment, stdout=subprocess.PIPE, text=True) as parent:
-        launcher = int(parent.stdout.readline())
-        pids = list(tree_pids(launcher))
+        launcher, _, scratch = parent.stdout.readline().strip().partition(" ")
+        pids = list(tree_pids(int(launcher)))
         parent.kill()
-    assert len(pids) >= 3 and await gone(pids)
+    assert len(pids) >= 3 and await gone(pids) and await removed(scratch)
 
 
 REFUSED = """
@@ -176,7 +184,7 @@ def test_strict_falls_back_on_landlock_in_a_container_and_leaves_nothing_behind(
         assert len(pids) >= 6
         os.kill(parent.pid if victim == "parent" else pids[1], signal.SIGKILL)
         assert asyncio.run(gone(pids[1:], within_s=20))
-        assert not Path(scratch).exists() or not any(Path(scratch).iterdir())
+        assert asyncio.run(removed(scratch))
         parent.kill()
 
 
