@@ -10,7 +10,8 @@ import shutil
 import signal
 import subprocess
 
-_PROGRAMS = {"#!BASH": ("bash", "-c"), "#!R": ("Rscript", "--vanilla", "-e")}
+PROGRAMS = {"#!BASH": ("bash", "-c"), "#!R": ("Rscript", "--vanilla", "-e")}
+"""What runs a block, by its first line; the block is the last argument."""
 
 
 class LanguageUnavailable(Exception):
@@ -25,7 +26,7 @@ def split_language(code: str) -> tuple[str, str]:
     """A block's language marker (`#!BASH`, `#!R`, or nothing for Python) and the code below it."""
     first, _, rest = code.lstrip().partition("\n")
     marker = first.strip()
-    return (marker, rest) if marker in _PROGRAMS else ("", code)
+    return (marker, rest) if marker in PROGRAMS else ("", code)
 
 
 def run_foreign(marker: str, code: str) -> None:
@@ -33,7 +34,7 @@ def run_foreign(marker: str, code: str) -> None:
 
     Raises: LanguageUnavailable; BlockFailed with the status or signal that ended the program.
     """
-    name, *options = _PROGRAMS[marker]
+    name, *options = PROGRAMS[marker]
     program = shutil.which(name)
     if program is None:
         raise LanguageUnavailable(f"this machine has no {name}; write the block in Python")

@@ -16,9 +16,8 @@ ToolClass = Literal["python", "shell"]
 
 
 def tool_class(code: str) -> ToolClass:
-    """The class that a block's first line declares: `shell` where it starts a program of its own."""
-    marker, _ = split_language(code)
-    return "shell" if marker else "python"
+    """The class that a block's first line declares."""
+    return "shell" if split_language(code)[0] else "python"
 
 
 class Places:

@@ -34,11 +34,11 @@ def config(tier: str) -> SimpleNamespace:
         isolation=tier,
         sessions_max=16,
         python_at_once=16,
-        shell_at_once=4,
+        shell_at_once=16,
         execute_timeout_s=10,
         memory_mb=MEMORY_MB,
         output_chars=OUTPUT_CHARS,
-        tool_cache=True,
+        tool_cache=False,
     )
 
 
