@@ -8,6 +8,7 @@ a reason.
 
 import asyncio
 import contextlib
+import dataclasses
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -76,8 +77,9 @@ class SessionHost:
         return cls(await Sandbox.start(config.sandbox, lake_dir), config, lake)
 
     def settings(self) -> dict[str, Any]:
-        """What decides observations: a client compares it with its own settings."""
-        return settings_of(self._config, self._lake)
+        """What decides observations, for a client to compare with its own settings, and what sessions run under."""
+        assert self._sandbox.protection is not None
+        return settings_of(self._config, self._lake) | {"protection": self._sandbox.protection.describe()}
 
     async def open(self, seed: int, lease_s: float | None = None) -> str:
         """Open a session.
@@ -111,7 +113,7 @@ class SessionHost:
             raise Refusal("request", f"the timeout is {timeout_s} s; it must be above 0 and at most {TIMEOUT_MAX_S}")
         entry.busy = True
         try:
-            async with self._place(report):
+            async with self._place(report) as waited_s:
                 observation = await entry.session.execute(code, timeout_s)
         except asyncio.CancelledError:
             await self._drop(session_id, "lost")
@@ -119,7 +121,7 @@ class SessionHost:
         finally:
             entry.busy, entry.used = False, time.monotonic()
         self.meters.executed(observation)
-        return observation
+        return dataclasses.replace(observation, queue_s=observation.queue_s + waited_s)
 
     async def touch(self, session_ids: Sequence[str]) -> None:
         """The caller of these sessions lives; those that are unknown are passed over."""
@@ -145,8 +147,8 @@ class SessionHost:
         return entry
 
     @contextlib.asynccontextmanager
-    async def _place(self, report: Report) -> AsyncIterator[None]:
-        """A place among the running blocks."""
+    async def _place(self, report: Report) -> AsyncIterator[float]:
+        """A place among the running blocks; yields the seconds waited for it."""
         if self._places.locked() and self._waiting >= self._limits.queue_max:
             raise Refusal("queue", f"{self._waiting} blocks wait already; try again later")
         report({"event": "queued", "ahead": self._waiting})
@@ -160,7 +162,7 @@ class SessionHost:
             waited_s = time.monotonic() - began
             report({"event": "started", "queue_s": waited_s})
             with self.meters.running(waited_s):
-                yield
+                yield waited_s
         finally:
             self._places.release()
 

@@ -17,6 +17,7 @@ from typing import Any, ParamSpec, Protocol, Self, TypeVar
 
 from biomni_lib.config import EnvironmentConfig
 from biomni_lib.errors import SandboxError
+from biomni_lib.notes import note
 from biomni_lib.sandbox.host import Refusal
 from biomni_lib.sandbox.observation import Observation
 
@@ -61,7 +62,7 @@ class RemoteSandbox:
         self._sign_of_life = asyncio.create_task(self._live())
 
     async def require_settings(self, expected: dict[str, Any]) -> None:
-        """Compare every host's settings and lake with the run's own.
+        """Compare every host's settings and lake with the run's own, and note what the sessions run under.
 
         Raises: SandboxError that names the first difference; Refusal when a host cannot be reached.
         """
@@ -74,6 +75,7 @@ class RemoteSandbox:
                         f"{setting} = {value!r} here and {found.get(name)!r} where the sessions run; "
                         "start both with the same settings and the same lake"
                     )
+            note("sandbox", f"elsewhere: {found.get('protection')}")
 
     async def open(self, seed: int) -> "RemoteSession":
         """A session with its own namespace; it starts with its first block.
