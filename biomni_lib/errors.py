@@ -4,6 +4,9 @@ Each message is one clear line that names the thing, its value and the remedy. A
 error but a typed ending in its ledger; programming errors propagate as themselves.
 """
 
+import sys
+from collections.abc import Callable
+
 
 class BiomniError(Exception):
     """Base of every failure that the library raises on purpose."""
@@ -39,3 +42,12 @@ class ShapeError(BiomniError):
 
 class TrainingError(BiomniError):
     """Training cannot go on: a loss that is not finite, no usable group, a checkpoint that does not fit."""
+
+
+def run_command(command: Callable[[], object]) -> None:
+    """Run a command line: a failure raised on purpose is its message on stderr and exit status 1."""
+    try:
+        command()
+    except BiomniError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None

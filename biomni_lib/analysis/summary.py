@@ -60,9 +60,9 @@ def summarize(rows: pd.DataFrame, config: RunConfig) -> dict[str, Any]:
 
     Args:
         rows: evaluated trajectories and baselines of one or more seeds.
-    Returns: {"preset", "code" (sha256 of the library's sources when they
-        were evaluated), "tasks": {task: {model: {"score", "ci_low", "ci_high",
-        "format", "n", "seeds", "mean_tokens", "mean_turns"}}}, "seconds": {stage: seconds of its manifest}}.
+    Returns: {"preset", "code" (sha256 of the library's sources that evaluated), "tasks": {task: {model: {"score",
+        "ci_low", "ci_high", "format", "n", "seeds", "mean_tokens", "mean_turns"}}}, "seconds": {stage: seconds of its
+        manifest}}.
     Raises: DataError when rows are empty or a column is missing.
     """
     tasks: dict[str, dict[str, Any]] = {}

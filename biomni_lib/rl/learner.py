@@ -211,7 +211,7 @@ class Learner:
         for name, value in metrics.items():
             sums[name] += float(value)
         sums["loss_sum"] += float(loss.detach())
-        self._compare_fresh(batch, (tokens.old - tokens.behaviour).abs())
+        self._compare_fresh(batch, tokens)
         return loss
 
     def token_batch(self, batch: Sequence[Sample]) -> TokenBatch:
@@ -229,10 +229,10 @@ class Learner:
             reference=_column([s.reference for s in batch]),
         )
 
-    def _compare_fresh(self, batch: Sequence[Sample], difference: Tensor) -> None:
-        fresh = difference[_per_token(batch, [float(s.versions.min() == self.version) for s in batch]) > 0]
-        if len(fresh):
-            self._fresh_differences.append(float(fresh.max()))
+    def _compare_fresh(self, batch: Sequence[Sample], tokens: TokenBatch) -> None:
+        fresh = torch.tensor([int(s.versions.min()) == self.version for s in batch])[tokens.segment]
+        if fresh.any():
+            self._fresh_differences.append(float((tokens.old - tokens.behaviour)[fresh].abs().max()))
 
 
 def to_sample(trajectory: Trajectory, advantage: float) -> Sample:
@@ -272,10 +272,6 @@ def micro_batches(samples: Sequence[Sample], tokens_max: int) -> list[list[Sampl
 def _split(samples: list[Sample], parts: int) -> list[list[Sample]]:
     bounds = np.linspace(0, len(samples), min(parts, len(samples)) + 1).astype(int)
     return [samples[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
-
-
-def _per_token(batch: Sequence[Sample], values: list[float]) -> Tensor:
-    return torch.tensor(values).repeat_interleave(torch.tensor([len(s.rollout) for s in batch]))
 
 
 def _column(parts: list[Tensor | None]) -> Tensor | None:

@@ -3,13 +3,12 @@
 import asyncio
 import contextlib
 import signal
-import sys
 from typing import Annotated
 
 import typer
 
 from biomni_lib.config import RunConfig, load_config, parse_setting
-from biomni_lib.errors import BiomniError
+from biomni_lib.errors import run_command
 from biomni_lib.sandbox.gate import TOKEN, read_token
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
@@ -55,11 +54,7 @@ async def _serve(config: RunConfig, host: str, port: int) -> None:
 
 def main() -> None:
     """Run the command line; a failure is one line on stderr and exit status 1."""
-    try:
-        app()
-    except BiomniError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
+    run_command(app)
 
 
 if __name__ == "__main__":

@@ -14,11 +14,11 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from biomni_lib.config import RunConfig
 from biomni_lib.errors import SandboxError
+from biomni_lib.sandbox.closing import Closing
 from biomni_lib.sandbox.meters import Meters
 from biomni_lib.sandbox.observation import Observation
 from biomni_lib.sandbox.pool import Sandbox
@@ -49,7 +49,7 @@ class _Entry:
     busy: bool = False
 
 
-class SessionHost:
+class SessionHost(Closing):
     """Many callers' sessions in one sandbox.
 
     Args:
@@ -179,14 +179,6 @@ class SessionHost:
             for session_id, entry in list(self._entries.items()):
                 if not entry.busy and entry.used + entry.idle_s < now:
                     await self._drop(session_id, "expired")
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
 
 
 def settings_of(config: RunConfig, lake: str | None) -> dict[str, Any]:

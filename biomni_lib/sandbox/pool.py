@@ -6,12 +6,12 @@ import logging
 import resource
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from biomni_lib.errors import SandboxError
 from biomni_lib.notes import note
 from biomni_lib.sandbox.cgroup import CgroupError, SessionGroups
+from biomni_lib.sandbox.closing import Closing
 from biomni_lib.sandbox.limits import Limits
 from biomni_lib.sandbox.observation import Latency
 from biomni_lib.sandbox.places import Places, ToolClass
@@ -30,7 +30,7 @@ _DESCRIPTORS_PER_SESSION, _DESCRIPTORS_BESIDE = 2, 256
 _log = logging.getLogger(__name__)
 
 
-class Sandbox:
+class Sandbox(Closing):
     """Where code that models write runs.
 
     `async with await Sandbox.start(config.sandbox, lake_dir) as sandbox:` or `start` and `close`. When the zygote dies,
@@ -212,14 +212,6 @@ class Sandbox:
     def _require_open(self) -> None:
         if self._closed:
             raise SandboxError("the sandbox is closed; start another one")
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
 
 
 def _allow_descriptors(sessions: int) -> None:

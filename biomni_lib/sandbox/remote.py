@@ -12,12 +12,12 @@ import dataclasses
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from types import TracebackType
-from typing import Any, ParamSpec, Protocol, Self, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 from biomni_lib.config import EnvironmentConfig
 from biomni_lib.errors import SandboxError
 from biomni_lib.notes import note
+from biomni_lib.sandbox.closing import Closing
 from biomni_lib.sandbox.host import Refusal
 from biomni_lib.sandbox.observation import Observation
 
@@ -48,7 +48,7 @@ class Transport(Protocol):
     async def close(self) -> None: ...
 
 
-class RemoteSandbox:
+class RemoteSandbox(Closing):
     """`Sandbox` over one or more transports; a new session goes where the fewest of ours are.
 
     Args:
@@ -126,16 +126,8 @@ class RemoteSandbox:
                 with contextlib.suppress(Refusal):  # the next block tells what is wrong
                     await transport.touch([session.id for session in sessions if session.id is not None])
 
-    async def __aenter__(self) -> Self:
-        return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
-
-
-class RemoteSession:
+class RemoteSession(Closing):
     """`Session` elsewhere; made by `RemoteSandbox.open`."""
 
     def __init__(self, sandbox: RemoteSandbox, transport: Transport, seed: int) -> None:
@@ -185,11 +177,3 @@ class RemoteSession:
                     return Observation(f"[{refusal}; {_LOST}]", ok=False, seconds=0.0, truncated=False)
             else:
                 return dataclasses.replace(found, text=prefix + found.text)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()

@@ -5,10 +5,10 @@ says so and the next block starts in a fresh process with the same seed. Only mi
 """
 
 import asyncio
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from biomni_lib.errors import SandboxError
+from biomni_lib.sandbox.closing import Closing
 from biomni_lib.sandbox.observation import Latency, Observation, clean_text
 from biomni_lib.sandbox.wire import WireError
 from biomni_lib.sandbox.worker import Reply, Worker
@@ -23,7 +23,7 @@ _DAY_S = 86_400
 _GONE = (WireError, EOFError, ConnectionError)
 
 
-class Session:
+class Session(Closing):
     """Made by `Sandbox.open`; its process starts with the first block."""
 
     def __init__(self, sandbox: "Sandbox", seed: int) -> None:
@@ -104,11 +104,3 @@ class Session:
             return f"the session used more than its {excess} and was killed" if excess else "the interpreter died"
         finally:
             task.cancel()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()

@@ -2,7 +2,8 @@
 
 Copying needs attention heads that find where a list stands and read on from there; they form over many short documents
 far sooner than over few long conversations. A document is a prompt of the training split with other digits in its ids,
-then the lines of code that name them again: there is nothing else in it to learn, and no digits that it leaves out.
+since those of unseen patients end in any, then the lines of code that name them again: there is nothing else in it to
+learn.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ threads at one matrix.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -165,7 +166,7 @@ class SftTrainer:
         if not math.isfinite(loss):
             raise TrainingError(f"SFT loss is {loss} at step {self.step_number}; lower sft.lr_muon or lr_adamw")
         for parameter, *gradients in zip(self.parameters, *(gradients for _, gradients in results), strict=True):
-            parameter.grad = torch.stack(gradients).sum(dim=0)
+            parameter.grad = functools.reduce(torch.add, gradients)
         return loss
 
     def _share(self, batch: Sequence[Example], written: int) -> tuple[float, tuple[Tensor, ...]]:

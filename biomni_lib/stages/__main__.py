@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from biomni_lib.config import RunConfig, load_config, parse_setting
-from biomni_lib.errors import BiomniError
+from biomni_lib.errors import run_command
 from biomni_lib.stages.paths import paths
 
 INTERRUPTED = 130
@@ -151,11 +151,7 @@ def _stoppable(config: RunConfig) -> Iterator[None]:
 
 def main() -> None:
     """Run the command line; a failure is one line on stderr (a failed notebook: one block) and exit status 1."""
-    try:
-        app()
-    except BiomniError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
+    run_command(app)
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ def pooled_rows(config: RunConfig) -> pd.DataFrame:
 
 def _settings(config: RunConfig) -> dict[str, Any]:
     """Every setting that decides a result, by its dotted name."""
-    sections = config.model_dump(mode="json", exclude={"seed", "runs_root", "tracking"})
+    sections = config.model_dump(mode="json", exclude={"seed", "runs_root", "environment", "tracking"})
     return {
         f"{section}.{name}": value
         for section, values in sections.items()

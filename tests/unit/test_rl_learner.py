@@ -124,25 +124,6 @@ def test_only_sampled_tokens_carry_loss(make_learner: Callable[..., Learner]) ->
         assert len(make_learner().logprobs([to_sample(t, 1.0)])[0][0]) == t.loss_mask.sum()
 
 
-def test_observation_tokens_carry_no_gradient(make_learner: Callable[..., Learner]) -> None:
-    """Of the body's outputs, only those that predict a sampled token are pushed."""
-    learner = make_learner()
-    made = Trajectory("toy", "i", total=2.0)
-    made.append([2, 3], sampled=False)
-    made.append([4], sampled=True, logprobs=[-2.0], policy_versions=[0])
-    made.append([5, 5, 5], sampled=False)
-    made.append([6], sampled=True, logprobs=[-2.0], policy_versions=[0])
-    pushes: list[torch.Tensor] = []
-
-    def watch(_: torch.nn.Module, __: object, output: torch.Tensor) -> None:
-        output.last_hidden_state.register_hook(pushes.append)
-
-    learner.model.model.register_forward_hook(watch)
-    learner.step([Group(0, [made, dataclasses.replace(made, total=0.0)])])
-    touched = pushes[0].abs().sum(dim=-1) > 0  # (batch, position)
-    assert touched.tolist() == [[False, True, False, False, False, True, False]] * 2
-
-
 def test_padding_leaks_nothing(make_learner: Callable[..., Learner]) -> None:
     learner = make_learner()
     samples = [to_sample(t, 1.0) for group in groups_of(2, 4) for t in group.trajectories]

@@ -197,3 +197,5 @@ def test_a_copy_document_repeats_the_ids_that_it_shows() -> None:
     assert all(np.array_equal(a.ids, b.ids) for a, b in zip(documents, again, strict=True))
     assert len({tuple(d.ids.tolist()) for d in documents}) > 15
     assert len({len(read_facts(renderer().decode(d.ids))[1]) for d in documents}) == 2  # with and without excluded
+    drawn = {id[-3:] for d in documents for id in read_facts(renderer().decode(d.ids))[2]}
+    assert len(drawn) > 60  # of 80 genes; the prompts themselves name 8

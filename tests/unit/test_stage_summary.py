@@ -110,6 +110,13 @@ def test_a_setting_that_came_later_does_not_take_the_published_seeds_away(config
     assert results.published_seeds(config) is not None
 
 
+def test_seeds_that_ran_elsewhere_are_pooled(config, make_config):
+    for seed in (0, 1):
+        save_rows(results.with_seed(config, seed))
+    results.publish_seeds(config, (0, 1))
+    assert results.published_seeds(make_config(environment={"url": "ray:local"})) is not None
+
+
 def test_seeds_of_other_settings_are_not_pooled(config, make_config):
     for seed in (0, 1):
         save_rows(results.with_seed(config, seed))
