@@ -200,6 +200,15 @@ class RlConfig(Section):
     micro_batch_tokens: int = Field(
         8192, ge=32, description="Tokens, padding included, of one forward and backward pass."
     )
+    agents: int | None = Field(
+        None, ge=1, description="Trajectories under way at once; as many as the engine has slots when not given."
+    )
+    replace_members: int = Field(
+        1, ge=0, description="Failed members of a group rolled out anew before the group is lost; 0 loses it at once."
+    )
+    kv_on_update: Literal["keep", "recompute"] = Field(
+        "keep", description="What becomes of the KV cache of trajectories under way when new weights arrive."
+    )
     checkpoint_every: int = Field(5, ge=1, description="Steps between checkpoints.")
     threads: int = Field(1, ge=1, description="Threads of the learner's arithmetic.")
 
@@ -257,6 +266,11 @@ class RunConfig(Section):
         return self._root / name
 
     @property
+    def agents(self) -> int:
+        """Trajectories of RL under way at once."""
+        return self.rl.agents or min(self.engine.slots, self.sandbox.sessions_max)
+
+    @property
     def lake_dir(self) -> Path:
         """Folder of the data lake, shared by all presets."""
         return self._root / "lake"
@@ -270,6 +284,13 @@ class RunConfig(Section):
         for small, large in AT_MOST:
             low, high = _value(self, small), _value(self, large)
             _require(low <= high, f"{small} = {low}", f"must be at most {large} = {high}")
+        agents, slots, sessions = self.agents, self.engine.slots, self.sandbox.sessions_max
+        _require(agents <= sessions, f"rl.agents = {agents}", f"must be at most sandbox.sessions_max = {sessions}")
+        _require(  # a conversation that loses its slot is read anew, in other bits, and when that happens is chance
+            self.rl.max_staleness > 0 or agents <= slots,
+            f"rl.agents = {agents}",
+            f"must be at most engine.slots = {slots} in a synchronous run, which repeats bit for bit",
+        )
         return self
 
 
