@@ -4,10 +4,10 @@ Times are seconds. time/generate: the engine's decoding and prefilling since the
 engine's pause for new weights, with what it read again for them in time/kv_recompute; time/weight_sync: from their
 arrival until they serve; time/tool: tool seconds of the batch's trajectories, summed. perf/engine_idle_fraction: engine
 without a request; perf/learner_idle_fraction: step time that the learner waited for its batch; perf/decode_step_s and
-perf/prefill_token_s: what one decoding step of all slots and one token read cost, copied ones included. Counts async/* are groups:
-in_flight and queued now, the others since the run began; async/replaced are members. rollout/errors counts groups lost
-to a fault of the environment since the last batch, rollout/malformed the batch's trajectories that the model ended by
-breaking the protocol.
+perf/prefill_token_s: what one decoding step of all slots and one token read cost, copied ones included. Counts async/*
+are groups: in_flight and queued now, the others since the run began; async/replaced are members. rollout/errors counts
+groups lost to a fault of the environment since the last batch, rollout/malformed the batch's trajectories that the
+model ended by breaking the protocol.
 """
 
 from __future__ import annotations

@@ -179,9 +179,9 @@ class GroupScheduler:
         self._end(ticket)
 
     def lost(self) -> list[Ticket]:
-        """Tickets under way whose group was lost since the last call: whoever runs them may cancel them."""
+        """Tickets still under way whose group was lost since the last call: whoever runs them may cancel them."""
         tickets, self._lost = self._lost, []
-        return tickets
+        return [ticket for ticket in tickets if ticket in self.running]
 
     def set_version(self, version: int) -> None:
         """New weights are in the engine: places open. Raises: TrainingError when the version goes back."""
