@@ -232,6 +232,18 @@ class EvaluateConfig(Section):
     bootstrap: int = Field(2000, ge=10, description="Resamples behind each interval.")
 
 
+class SchedulingConfig(Section):
+    """The simulated runs of notebook 06."""
+
+    steps: int = Field(24, ge=3, description="Learner steps of a simulated run.")
+    tool_ratio: float = Field(
+        1.0, ge=0, description="Median latency of a simulated tool, in recorded generation times of a turn."
+    )
+    engines_max: int = Field(1000, ge=8, description="Most engines of a simulated run.")
+    agents_per_engine: int = Field(100, ge=1, description="Trajectories under way for each of so many engines.")
+    scale_steps: int = Field(6, ge=3, description="Learner steps of the runs with many engines.")
+
+
 class TrackingConfig(Section):
     """Where metrics go beside the run folder."""
 
@@ -257,6 +269,7 @@ class RunConfig(Section):
     sft: SftConfig = Field(SftConfig(), description="Supervised fine-tuning.")
     rl: RlConfig = Field(RlConfig(), description="Reinforcement learning.")
     evaluate: EvaluateConfig = Field(EvaluateConfig(), description="Evaluation.")
+    scheduling: SchedulingConfig = Field(SchedulingConfig(), description="Simulated runs.")
     tracking: TrackingConfig = Field(TrackingConfig(), description="Metrics.")
 
     @property
