@@ -148,7 +148,7 @@ def scaling(
 def _grown(setting: Setting, size: int) -> Setting:
     learners = setting.learner.count * size
     groups = setting.groups_per_step * size
-    sizes: dict[str, Any] = {"engine.count": size, "learner.count": learners}
+    sizes: dict[str, Any] = {"engine.count": size, "learner.count": learners, "refill_max": setting.refill_max * size}
     return changed(setting, **sizes, groups_per_step=groups, agents=setting.agents * size)
 
 

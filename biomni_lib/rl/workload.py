@@ -52,11 +52,11 @@ class Workload:
 
     def is_flat(self, seed: int, group: int) -> bool:
         """Whether a group's rewards are all equal."""
-        return _mixed(seed, group, 1 << 40) / MASK < self.flat
+        return self.flat > 0 and _mixed(seed, group, 1 << 40) / MASK < self.flat
 
     def fails(self, seed: int, *path: int) -> bool:
         """Whether a trajectory ends in a fault."""
-        return _mixed(seed, *path, 1 << 41) / MASK < self.failing
+        return self.failing > 0 and _mixed(seed, *path, 1 << 41) / MASK < self.failing
 
 
 def recorded_plans(rows: pd.DataFrame) -> list[Plan]:

@@ -14,7 +14,8 @@ from biomni_lib.errors import DataError
 from biomni_lib.provenance import Manifest, atomic_write
 from biomni_lib.rl.capacity import changed, engines_for, enough, extrapolate, measure, scaling, sweep
 from biomni_lib.rl.recipe import load_recipe
-from biomni_lib.rl.simulator import EngineModel, LearnerModel, Setting, SimulatedStep, Simulation
+from biomni_lib.rl.simulated_engine import EngineModel
+from biomni_lib.rl.simulator import LearnerModel, Setting, SimulatedStep, Simulation
 from biomni_lib.rl.timeline import learner_steps, simulated_rows, simulated_steps, spans
 from biomni_lib.rl.workload import Workload, heavy_tailed, recorded_plans
 from biomni_lib.stages.drawings import Drawing, save_drawings

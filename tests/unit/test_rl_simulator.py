@@ -12,7 +12,8 @@ from biomni_lib.errors import ConfigError, DataError
 from biomni_lib.rl.capacity import changed, engines_for, enough, extrapolate, measure, scaling, sweep
 from biomni_lib.rl.dispatcher import Dispatcher
 from biomni_lib.rl.scheduler import GroupScheduler, Ticket
-from biomni_lib.rl.simulator import INSTANCES, EngineModel, LearnerModel, Setting, Simulation
+from biomni_lib.rl.simulated_engine import EngineModel
+from biomni_lib.rl.simulator import INSTANCES, LearnerModel, Setting, Simulation
 from biomni_lib.rl.staleness import StalenessBudget
 from biomni_lib.rl.timeline import LEARNER, simulated_rows, simulated_steps, spans
 from biomni_lib.rl.workload import P99_NORMAL, Plan, Workload, heavy_tailed, recorded_plans, typical_plans
