@@ -28,7 +28,7 @@ MODES = {"Synchronous": 0, "One step off": 1, "Fully asynchronous": 4}
 TABLES = ("timeline", "modes", "staleness", "recorded", "throughput", "engines", "scaling", "weights")
 """The stage's tables."""
 SHOWN_STEPS = 4
-"""Learner steps on a timeline: the second to the fifth, when the pipeline is filled."""
+"""Learner steps on a timeline: the second to the fifth, when the pipeline is filled, with the rollouts before them."""
 LEARNERS = (1, 2, 4, 8)
 BEYOND = (2, 10)
 """Sizes that are extrapolated to, in units of the largest simulated one."""
@@ -238,11 +238,11 @@ def finish(run: StageRun, tables: Mapping[str, pd.DataFrame]) -> Manifest:
 
 
 def _window(table: pd.DataFrame) -> pd.DataFrame:
-    """The spans in the time of a few learner steps, cut at its ends, in seconds since it began."""
+    """The spans in the time of a few learner steps, cut at its ends, in seconds since it began; a short run whole."""
     learned = table[table["kind"] == "learn"].sort_values("step")
-    first = learned.iloc[min(1, len(learned) - 1) :].head(SHOWN_STEPS)
-    low = 0.0 if len(learned) < SHOWN_STEPS else float(first["began_s"].min())
-    high = float(first["ended_s"].max())
+    low, high = 0.0, float(learned["ended_s"].max())
+    if len(learned) > SHOWN_STEPS:
+        low, high = float(learned["began_s"].iloc[0]), float(learned["ended_s"].iloc[SHOWN_STEPS])
     inside = table[(table["ended_s"] > low) & (table["began_s"] < high)]
     began, ended = (inside[name].clip(low, high) - low for name in ("began_s", "ended_s"))
     return inside.assign(began_s=began, ended_s=ended)
