@@ -133,6 +133,9 @@ class EngineConfig(Section):
 
     kind: Literal["transformers"] = Field("transformers", description="Engine that serves the rollouts.")
     slots: int = Field(64, ge=1, description="Trajectories decoded together.")
+    parked: int = Field(
+        192, ge=0, description="Conversations in their tools whose KV cache is put aside while others use their slots."
+    )
     threads: int = Field(1, ge=1, description="Threads of the engine's arithmetic.")
     prefill_chunk: int = Field(
         128, ge=8, description="Tokens read at once when a prompt or an observation enters a slot."
@@ -297,12 +300,13 @@ class RunConfig(Section):
         for small, large in AT_MOST:
             low, high = _value(self, small), _value(self, large)
             _require(low <= high, f"{small} = {low}", f"must be at most {large} = {high}")
-        agents, slots, sessions = self.agents, self.engine.slots, self.sandbox.sessions_max
+        agents, sessions = self.agents, self.sandbox.sessions_max
+        places = self.engine.slots + self.engine.parked
         _require(agents <= sessions, f"rl.agents = {agents}", f"must be at most sandbox.sessions_max = {sessions}")
-        _require(  # a conversation that loses its slot is read anew, in other bits, and when that happens is chance
-            self.rl.max_staleness > 0 or agents <= slots,
+        _require(  # a conversation that loses its cache is read anew, in other bits, and when that happens is chance
+            self.rl.max_staleness > 0 or agents <= places,
             f"rl.agents = {agents}",
-            f"must be at most engine.slots = {slots} in a synchronous run, which repeats bit for bit",
+            f"must be at most engine.slots + engine.parked = {places} in a synchronous run, which repeats bit for bit",
         )
         return self
 

@@ -40,9 +40,15 @@ def model(seed: int = 0, scale: float = 4.0) -> PreTrainedModel:
 
 
 def engine(
-    seed: int = 0, *, slots: int = 4, context: int = 512, prefill_chunk: int = 32, kv_on_update: KvOnUpdate = "keep"
+    seed: int = 0,
+    *,
+    slots: int = 4,
+    context: int = 512,
+    prefill_chunk: int = 32,
+    parked: int = 0,
+    kv_on_update: KvOnUpdate = "keep",
 ) -> TransformersEngine:
-    sizes = {"slots": slots, "context": context, "prefill_chunk": prefill_chunk}
+    sizes = {"slots": slots, "context": context, "prefill_chunk": prefill_chunk, "parked": parked}
     return TransformersEngine(model(seed), renderer(), kv_on_update=kv_on_update, **sizes)
 
 

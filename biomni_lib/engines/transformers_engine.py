@@ -1,9 +1,9 @@
 """The CPU default: batched decoding over fixed slots, many conversations at once.
 
 Stock `generate` re-reads the whole conversation at each turn and waits for the batch's longest reply. Here a
-conversation keeps its slot between turns, only new tokens are prefilled, a finished reply makes room at once, and
-prompts that were prefilled before (the other samples of a group) are copied. Greedy and sampled decoding give exact
-log-probabilities; weights are swapped between two decoding steps.
+conversation keeps its slot between turns, or has its cache parked while others write; only new tokens are prefilled, a
+finished reply makes room at once, and prompts that were prefilled before (the other samples of a group) are copied.
+Greedy and sampled decoding give exact log-probabilities; weights are swapped between two decoding steps.
 
 Not covered: encoder-decoder models, sliding-window attention, more than one device.
 """
@@ -59,6 +59,14 @@ class _Slot:
     used_at: int = 0
 
 
+@dataclasses.dataclass
+class _Parked:
+    """A silent conversation without a slot; no block where newer weights have made it stale."""
+
+    cached: list[int]
+    block: Tensor | None
+
+
 class TransformersEngine:
     """An `Engine` around a transformers decoder on CPU, in float32.
 
@@ -66,6 +74,8 @@ class TransformersEngine:
         model: a decoder whose attention goes through transformers' AttentionInterface (Qwen3, Llama, …).
         renderer: its tokenizer's renderer, for stop strings and the end-of-turn token.
         slots: sequences decoded together; more requests wait.
+        parked: silent conversations whose cache is put aside when another takes their slot, and put back bit by bit;
+            the longest silent are forgotten first, and read anew.
         context: longest sequence, prompt included, in tokens.
         prefill_chunk: tokens prefilled in one forward pass.
         version: policy version of the weights in `model`.
@@ -83,6 +93,7 @@ class TransformersEngine:
         context: int,
         prefill_chunk: int = 128,
         version: int = 0,
+        parked: int = 0,
         kv_on_update: KvOnUpdate = "keep",
     ) -> None:
         model.set_attn_implementation(ATTENTION)
@@ -91,6 +102,8 @@ class TransformersEngine:
         self._cache = SlotCache(model.config, slots, context + prefill_chunk)
         self._slots = [_Slot() for _ in range(slots)]
         self._prefixes: collections.OrderedDict[tuple[int, ...], tuple[Tensor, Tensor]] = collections.OrderedDict()
+        self._parked: collections.OrderedDict[str, _Parked] = collections.OrderedDict()
+        self._parked_max = parked
         self._waiting: collections.deque[_Request] = collections.deque()
         self._commands: collections.deque[tuple[Callable[[], None], Future[None]]] = collections.deque()
         self._wake, self._closed, self._clock = threading.Condition(), False, 0
@@ -107,14 +120,14 @@ class TransformersEngine:
         slots: int,
         context: int,
         prefill_chunk: int = 128,
+        parked: int = 0,
         kv_on_update: KvOnUpdate = "keep",
     ) -> TransformersEngine:
         """An engine for a model folder."""
         model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
         renderer = ChatRenderer.load(model_dir)
-        return cls(
-            model, renderer, slots=slots, context=context, prefill_chunk=prefill_chunk, kv_on_update=kv_on_update
-        )
+        sizes = {"slots": slots, "context": context, "prefill_chunk": prefill_chunk, "parked": parked}
+        return cls(model, renderer, kv_on_update=kv_on_update, **sizes)
 
     async def generate(self, prompt_ids: Sequence[int], sampling: Sampling, *, session: str = "") -> Completion:
         """See `Engine.generate`. Raises: EngineError when the prompt leaves no room for a token, or is no prompt."""
@@ -141,6 +154,7 @@ class TransformersEngine:
         """Free the slot that the conversation held."""
 
         def free() -> None:
+            self._parked.pop(session, None)
             for slot in self._slots:
                 if slot.session == session:
                     if slot.request is not None:
@@ -249,6 +263,8 @@ class TransformersEngine:
                 slot.stale = bool(slot.cached)
                 if slot.stale and slot.request is not None:
                     self._recompute(index)
+            for parked in self._parked.values():
+                parked.block = None
 
     def _recompute(self, index: int) -> None:
         """Read what a slot has cached again, with the weights of now."""
@@ -287,11 +303,31 @@ class TransformersEngine:
         if not found:
             return None
         slot = self._slots[found[0]]
+        if not own:
+            self._park(found[0])
+            self._put_back(found[0], request.session)
         extends = len(slot.cached) < len(request.prompt) and request.prompt[: len(slot.cached)] == slot.cached
-        if not own or not extends:
+        if not extends:
             slot.cached, slot.stale = [], False
         slot.session = request.session
         return found[0]
+
+    def _park(self, index: int) -> None:
+        """Put aside what a slot holds of a silent conversation."""
+        slot = self._slots[index]
+        if slot.session and slot.cached and self._parked_max:
+            block = None if slot.stale else self._cache.read(index, 0, len(slot.cached))
+            self._parked[slot.session] = _Parked(slot.cached, block)
+            if len(self._parked) > self._parked_max:
+                self._parked.popitem(last=False)
+        slot.cached, slot.stale = [], False
+
+    def _put_back(self, index: int, session: str) -> None:
+        parked, slot = self._parked.pop(session, None), self._slots[index]
+        if parked is not None:
+            slot.cached, slot.stale = parked.cached, parked.block is None
+            if parked.block is not None:
+                self._cache.write(index, 0, parked.block)
 
     def _read(self, index: int, ids: list[int]) -> Tensor:
         """Bring the slot's cache up to `ids`, which extend it; return the logits (vocab,) behind the last of them."""

@@ -29,6 +29,7 @@ async def agent_world(spec: WorkerSpec) -> AsyncIterator[World]:
         slots=config.engine.slots,
         context=config.model.context,
         prefill_chunk=config.engine.prefill_chunk,
+        parked=config.engine.parked,
         kv_on_update=config.rl.kv_on_update,
     )
     try:

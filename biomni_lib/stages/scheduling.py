@@ -47,7 +47,8 @@ def recorded_setting(config: RunConfig, metrics: pd.DataFrame, rows: pd.DataFram
     decode_s, read_s, swap_s, sync_s = (float(metrics[name].median()) for name in needed[:4])
     recipe = load_recipe(config.rl.recipe)
     refill_max = round(recipe.refill_cap * config.rl.groups_per_step) if recipe.no_variance == "refill" else 0
-    engine = EngineModel(1, config.engine.slots, None, decode_s, 0.0, read_s, swap_s, config.rl.kv_on_update)
+    kept = config.engine.slots + config.engine.parked
+    engine = EngineModel(1, config.engine.slots, kept, decode_s, 0.0, read_s, swap_s, config.rl.kv_on_update)
     return Setting(
         groups_per_step=config.rl.groups_per_step,
         group_size=config.rl.group_size,
