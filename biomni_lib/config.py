@@ -244,7 +244,7 @@ class SchedulingConfig(Section):
     )
     engines_max: int = Field(1000, ge=8, description="Most engines of a simulated run.")
     agents_per_engine: int = Field(100, ge=1, description="Trajectories under way for each of so many engines.")
-    scale_steps: int = Field(6, ge=3, description="Learner steps of the runs with many engines.")
+    scale_steps: int = Field(4, ge=3, description="Learner steps of the runs with many engines.")
 
 
 class TrackingConfig(Section):

@@ -13,10 +13,12 @@ Not modelled: network, tokenisation, the event loop's own time, deadlines of tur
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import heapq
 import itertools
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -126,9 +128,10 @@ class Simulation:
     def run(self, steps: int) -> list[SimulatedStep]:
         """Simulate until the learner has done `steps` steps. Returns: all of them."""
         self._ask()
-        while len(self.steps) < steps:
-            self.now_s, _, handle, arguments = heapq.heappop(self._events)
-            handle(*arguments)
+        with _no_collector():
+            while len(self.steps) < steps:
+                self.now_s, _, handle, arguments = heapq.heappop(self._events)
+                handle(*arguments)
         return self.steps
 
     def _after(self, seconds: float, handle: Callable[..., None], *arguments: Any) -> None:
@@ -270,6 +273,18 @@ class Simulation:
             self._go_on(engine)
         self.scheduler.set_version(version)
         self._start()
+
+
+@contextlib.contextmanager
+def _no_collector() -> Iterator[None]:
+    """Leave reference cycles alone for a while: looking through 100,000 living agents takes half of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def members(group: Group) -> list[SimulatedTrajectory]:

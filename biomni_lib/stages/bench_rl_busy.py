@@ -1,0 +1,158 @@
+"""How much of the engine's time asynchrony saves when tools are slow and uneven: two ratios, in one run.
+
+Scheduler, dispatcher and engine are the real ones, with the preset's SFT model and conversations of the shape of its
+accepted trajectories; tools are waits with lognormal latencies, the 99th percentile at 30 times the median, and the
+learner is a wait as long as its share of a step. So what is measured is the schedule, not the sandbox or the gradient.
+
+`rl.engine_busy`: tokens a second of the fully asynchronous run over the limit, which is what the same run writes when
+its tools answer at once, so that the engine is never without a request.
+`rl.async_vs_sync_tools`: tokens trained on a second, fully asynchronous over synchronous, with the same slow tools.
+
+The median latency is TOOL_RATIO times the time of a turn on the engine with full slots, fixed before measuring; the
+ratios over CURVE are recorded with the result.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM
+
+from biomni_lib.agent.chat import ChatRenderer
+from biomni_lib.agent.ledger import Trajectory, load_trajectories
+from biomni_lib.config import RunConfig
+from biomni_lib.engines.base import Sampling
+from biomni_lib.engines.transformers_engine import TransformersEngine
+from biomni_lib.rl.dispatcher import Dispatcher
+from biomni_lib.rl.scheduler import GroupScheduler, Ticket
+from biomni_lib.rl.staleness import StalenessBudget
+from biomni_lib.rl.workload import P99_NORMAL
+from biomni_lib.stages.bench import Plan, Ratio, Side, make_plans
+from biomni_lib.stages.paths import paths
+
+GROUPS, GROUP_SIZE, SLOTS = 8, 4, 32
+"""A batch fills the engine's slots once, as the preset's does half."""
+STALENESS = 4
+STEPS, WARM_STEPS = 10, 2
+TOOL_RATIO, P99_OVER_MEDIAN = 1.0, 30.0
+CURVE = (0.25, 0.5, 1.0, 2.0)
+LEARN_SHARE = 0.5
+"""The learner's time for a batch, in times that the engine with full slots needs to write it."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What every run shares: conversations, engine sizes, and the seconds of a turn and of a batch at full slots."""
+
+    config: RunConfig
+    plans: Sequence[Plan]
+    turn_s: float = 0.0
+    batch_s: float = 0.0
+
+    def latency_s(self, ticket: Ticket, turn: int, ratio: float) -> float:
+        """A tool's latency: a function of its place alone, so that every run meets the same ones."""
+        path = [self.config.seed, ticket.group, ticket.sample, turn]
+        normal = np.random.default_rng(np.random.SeedSequence(path)).standard_normal()
+        return float(ratio * self.turn_s * math.exp(math.log(P99_OVER_MEDIAN) / P99_NORMAL * normal))
+
+
+def engine_busy(config: RunConfig) -> tuple[Ratio, Ratio]:
+    """Both ratios, at TOOL_RATIO; the curve is in their conditions."""
+    bench = asyncio.run(_calibrated(config))
+    limit = asyncio.run(_tokens_per_s(bench, STALENESS, 0.0))
+    rates = {
+        ratio: [asyncio.run(_tokens_per_s(bench, staleness, ratio)) for staleness in (STALENESS, 0)]
+        for ratio in sorted({*CURVE, TOOL_RATIO})
+    }
+    curve = [
+        {"tool_ratio": ratio, "engine_busy": fast / limit, "async_vs_sync": fast / slow}
+        for ratio, (fast, slow) in rates.items()
+    ]
+    shape = {"groups": GROUPS, "group_size": GROUP_SIZE, "slots": SLOTS, "tool_ratio": TOOL_RATIO}
+    conditions = {"preset": config.preset, "p99_over_median": P99_OVER_MEDIAN, **shape, "curve": curve}
+    best, synchronous = rates[TOOL_RATIO]
+    name, unit = f"asynchronous, max_staleness {STALENESS}, slow tools", "tokens per second"
+    return (
+        Ratio(Side(name, unit, best), Side("the same, tools that answer at once", unit, limit), conditions),
+        Ratio(Side(name, unit, best), Side("synchronous, slow tools", unit, synchronous), conditions),
+    )
+
+
+async def _calibrated(config: RunConfig) -> Bench:
+    """The seconds of a turn and of a batch, from a run without tools and without a learner's time."""
+    bench = Bench(config, make_plans(load_trajectories(paths(config).accepted), config.seed))
+    rate = await _tokens_per_s(bench, STALENESS, 0.0)
+    turns = [count for plan in bench.plans for count, _ in plan.turns]
+    per_trajectory = sum(turns) / len(bench.plans)
+    batch_s = GROUPS * GROUP_SIZE * per_trajectory / rate
+    return Bench(config, bench.plans, SLOTS * float(np.mean(turns)) / rate, batch_s)
+
+
+async def _tokens_per_s(bench: Bench, max_staleness: int, tool_ratio: float) -> float:
+    """Tokens trained on a second, after the steps that fill the pipeline."""
+    agents = (max_staleness + 1) * GROUPS * GROUP_SIZE
+    engine = _engine(bench, agents)
+    state = {name: tensor.clone() for name, tensor in engine.model.state_dict().items()}
+    budget = StalenessBudget(GROUPS, max_staleness)
+    options = {"seed": bench.config.seed, "group_size": GROUP_SIZE, "places": agents, "refill_max": 0}
+    scheduler = GroupScheduler(range(len(bench.plans)), budget, **options)
+    dispatcher = Dispatcher(scheduler, _Member(bench, engine, tool_ratio))
+    tokens, began = 0, 0.0
+    try:
+        for step in range(WARM_STEPS + STEPS):
+            groups = await dispatcher.next_batch(step)
+            await asyncio.sleep(LEARN_SHARE * bench.batch_s)
+            await engine.load_weights(step + 1, state)
+            dispatcher.set_version(step + 1)
+            if step == WARM_STEPS - 1:
+                began = time.perf_counter()
+            elif step >= WARM_STEPS:
+                tokens += sum(t.response_tokens for group in groups for t in group.trajectories)
+        return tokens / (time.perf_counter() - began)
+    finally:
+        await dispatcher.close()
+        await engine.close()
+
+
+def _engine(bench: Bench, agents: int) -> TransformersEngine:
+    model_dir = paths(bench.config).sft_model
+    context = 1 + max(len(p.prompt) + sum(n + len(ids) for n, ids in p.turns) for p in bench.plans)
+    model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
+    renderer = ChatRenderer.load(model_dir)
+    renderer.end_of_turn = -1  # no reply ends before its planned length
+    chunk = bench.config.engine.prefill_chunk
+    return TransformersEngine(model, renderer, slots=SLOTS, context=context, prefill_chunk=chunk, parked=agents)
+
+
+@dataclass(frozen=True)
+class _Member:
+    """Rolls out one trajectory after its plan."""
+
+    bench: Bench
+    engine: TransformersEngine
+    tool_ratio: float
+
+    async def __call__(self, ticket: Ticket) -> Trajectory:
+        plan = self.bench.plans[(ticket.instance + ticket.sample) % len(self.bench.plans)]
+        trajectory = Trajectory("bench", str(ticket.group), ticket.sample, total=float(ticket.sample), ending="solved")
+        trajectory.append(plan.prompt, sampled=False)
+        session = f"{ticket.group}/{ticket.sample}"
+        try:
+            for turn, (count, observed) in enumerate(plan.turns):
+                sampling = Sampling(max_tokens=count, seed=ticket.sample + GROUP_SIZE * turn)
+                reply = await self.engine.generate(trajectory.token_ids.tolist(), sampling, session=session)
+                trajectory.append(
+                    reply.ids, sampled=True, logprobs=reply.logprobs, policy_versions=reply.policy_versions
+                )
+                if observed:
+                    await asyncio.sleep(self.bench.latency_s(ticket, turn, self.tool_ratio))
+                    trajectory.append(observed, sampled=False)
+        finally:
+            await self.engine.release(session)
+        return trajectory
