@@ -186,7 +186,7 @@ STEPS = 3
 async def test_a_rollout_that_ends_at_any_await_point_costs_no_other_group(
     act: Callable[[], None], staleness: int
 ) -> None:
-    at, reached = 0, True
+    at, told, reached = 0, 0, True
     while reached:
         for replace in (0, 1):
             points, apart = Points(at, act), Points(-1, fail)
@@ -201,10 +201,10 @@ async def test_a_rollout_that_ends_at_any_await_point_costs_no_other_group(
             gone = counts.dropped + counts.filtered + counts.failed
             assert len(used) + len(state["redo"]) + gone == scheduler.next_index
             reached = points.passed > at
-            happened = counts.failed + counts.replaced
-            assert happened == reached or points.passed == at + 1 or happened == 0
+            assert counts.failed + counts.replaced <= 1
+            told += counts.failed + counts.replaced
         at += 1
-    assert at > 3 * STEPS
+    assert at > 3 * STEPS and told > at  # of each fault that the run lived to hear, once with each rule
 
 
 @pytest.mark.parametrize("staleness", [0, 1, 2])
