@@ -20,8 +20,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from biomni_lib.errors import ConfigError
 
 PRESETS_DIR = Path(__file__).parent / "presets"
-RECIPES_WITH_CORRECTION = frozenset({"default"})
-"""RL recipes whose loss corrects for samples of an older policy; the others are synchronous by their definition."""
+RECIPES_DIR = Path(__file__).parent / "rl" / "recipes"
+UNCORRECTED = "none"
+"""The `correction` of an RL recipe that is synchronous by its definition: it takes every sample for a fresh one."""
 
 AT_MOST = (
     ("agent.max_turn_tokens", "agent.max_tokens"),
@@ -158,7 +159,7 @@ class SandboxConfig(Section):
 class TeacherConfig(Section):
     """The scripted teacher and what is kept of its trajectories."""
 
-    instances: int = Field(1500, ge=1, description="Training instances per task that the teacher tries.")
+    instances: int = Field(2000, ge=1, description="Training instances per task that the teacher tries.")
     samples_per_instance: int = Field(3, ge=1, description="Trajectories sampled per instance.")
     cap_per_instance: int = Field(2, ge=1, description="Most accepted trajectories kept per instance.")
 
@@ -184,11 +185,11 @@ class SftConfig(Section):
 class RlConfig(Section):
     """Asynchronous reinforcement learning."""
 
-    recipe: Literal["default", "as-intended", "as-executed"] = Field(
+    recipe: str = Field(
         "default",
-        description="Advantage and loss by name: ours, or the original's as described or as executed.",
+        description="Loss, correction and advantage: a recipe's name (default is ours), or the path of a TOML file.",
     )
-    steps: int = Field(40, ge=1, description="Learner steps.")
+    steps: int = Field(30, ge=1, description="Learner steps.")
     groups_per_step: int = Field(16, ge=1, description="Groups, one instance each, per learner step.")
     group_size: int = Field(8, ge=2, description="Trajectories per group.")
     max_staleness: int = Field(
@@ -196,9 +197,6 @@ class RlConfig(Section):
     )
     learning_rate: float = Field(2e-4, gt=0, description="Learning rate of AdamW.")
     temperature: float = Field(1.0, gt=0, description="Sampling temperature of the rollouts.")
-    clip_low: float = Field(0.2, ge=0, lt=1, description="How far below 1 the probability ratio counts.")
-    clip_high: float = Field(0.28, ge=0, description="How far above 1 the probability ratio counts.")
-    tis_cap: float = Field(2.0, ge=1, description="Cap of the importance weight that corrects for an older sampler.")
     grad_clip: float = Field(1.0, gt=0, description="Largest norm of the gradient.")
     micro_batch_tokens: int = Field(
         8192, ge=32, description="Tokens, padding included, of one forward and backward pass."
@@ -217,11 +215,12 @@ class RlConfig(Section):
 
     @model_validator(mode="after")
     def _corrected(self) -> Self:
+        corrected = recipe_corrects(self.recipe)
         _require(
-            self.max_staleness == 0 or self.recipe in RECIPES_WITH_CORRECTION,
+            self.max_staleness == 0 or corrected,
             f"rl.max_staleness = {self.max_staleness}",
             f"rl.recipe = {self.recipe!r} does not correct for stale samples; set 0, or a recipe that does: "
-            + ", ".join(sorted(RECIPES_WITH_CORRECTION)),
+            + ", ".join(filter(recipe_corrects, recipe_names())),
         )
         return self
 
@@ -270,7 +269,7 @@ class RunConfig(Section):
     teacher: TeacherConfig = Field(TeacherConfig(), description="The scripted teacher.")
     pretraining: PretrainingConfig = Field(default_factory=PretrainingConfig, description="Copying, from scratch.")
     sft: SftConfig = Field(SftConfig(), description="Supervised fine-tuning.")
-    rl: RlConfig = Field(RlConfig(), description="Reinforcement learning.")
+    rl: RlConfig = Field(default_factory=RlConfig, description="Reinforcement learning.")
     evaluate: EvaluateConfig = Field(EvaluateConfig(), description="Evaluation.")
     scheduling: SchedulingConfig = Field(SchedulingConfig(), description="Simulated runs.")
     tracking: TrackingConfig = Field(TrackingConfig(), description="Metrics.")
@@ -315,6 +314,31 @@ def project_root() -> Path:
     """The folder that holds the project: the checkout, or the working folder where the package is installed apart."""
     checkout = Path(__file__).resolve().parent.parent
     return checkout if (checkout / "pyproject.toml").is_file() else Path.cwd()
+
+
+def recipe_names() -> list[str]:
+    """Names of the shipped RL recipes, sorted."""
+    return sorted(path.stem for path in RECIPES_DIR.glob("*.toml"))
+
+
+def recipe_file(name: str) -> Path:
+    """The file of an RL recipe: a shipped one by name, or a path ending in .toml (from the project's folder).
+
+    Raises: ConfigError for an unknown name or a file that is not there.
+    """
+    path = project_root() / name if name.endswith(".toml") else RECIPES_DIR / f"{name}.toml"
+    known = path.is_file() if name.endswith(".toml") else name in recipe_names()
+    _require(known, f"rl.recipe = {name!r}", f"unknown recipe; allowed: {', '.join(recipe_names())}, a .toml file")
+    return path
+
+
+def recipe_corrects(name: str) -> bool:
+    """Whether a recipe's loss corrects for samples of an older policy; decided by its file, checked in `rl.recipe`."""
+    try:
+        stated = tomllib.loads(recipe_file(name).read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"rl.recipe = {name!r}: not TOML: {error}") from None
+    return stated.get("correction", UNCORRECTED) != UNCORRECTED
 
 
 def preset_names() -> list[str]:

@@ -34,6 +34,20 @@ def group_advantages(rewards: Tensor, group_size: int, *, divide_by_std: bool) -
     return torch.where(has_variance(grouped), centred, torch.zeros_like(centred)).reshape(-1)
 
 
+def soft_overlong_penalty(lengths: Tensor, max_tokens: int, cache_tokens: float) -> Tensor:
+    """What is taken off the reward of trajectories that come close to the longest length allowed.
+
+    0 up to max_tokens - cache_tokens, then falling in a straight line to -1 at max_tokens and beyond. The length is the
+    whole trajectory's, observations included, since that is what the limit is set on (a departure from the paper, where
+    there are none).
+
+    Args: lengths (trajectories,) in tokens; max_tokens L_max; cache_tokens L_cache, over 0.
+    Returns: (trajectories,) float32 in [-1, 0], to be added to the rewards.
+    Source: Yu et al. 2025 (DAPO), eq. 13.
+    """
+    return ((max_tokens - cache_tokens - lengths.to(torch.float32)) / cache_tokens).clamp(-1.0, 0.0)
+
+
 def has_variance(grouped: Tensor) -> Tensor:
     """(groups, 1) bool: whether the rewards of a group (groups, group_size) are not all equal."""
     return (grouped != grouped[:, :1]).any(dim=1, keepdim=True)

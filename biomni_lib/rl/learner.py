@@ -3,10 +3,12 @@
 The ledger's ids are trained on exactly as they were sampled. Trajectories are cut after their last sampled token,
 sorted by length and padded on the right into micro-batches, so causal attention needs no mask; log-probabilities are
 computed only where the model wrote a token, in chunks of rows, so the full logits are never held. Every token's weight
-is fixed for a whole optimizer step before micro-batches are cut (see `losses`).
+is fixed for a whole optimizer step before micro-batches are cut (see `aggregation`); what is made of the log-probs is
+the recipe's (see `objective`).
 
-With optimizer_steps = 1 the policy at the step's start is the policy in training: the ratio is 1, nothing is clipped,
-and the correction alone carries the off-policy part. With more, p_old is computed once before the first update.
+With optimizer_steps = 1 the policy at the step's start is the policy in training: unless the recipe is anchored at
+the rollout, the ratio is 1, nothing is clipped, and the correction alone carries the off-policy part. With more, the
+log-probs at the start (the proximal policy) are computed once before the first update.
 """
 
 from __future__ import annotations
@@ -24,9 +26,10 @@ from torch import Tensor
 from biomni_lib.agent.ledger import Trajectory
 from biomni_lib.config import RunConfig
 from biomni_lib.errors import LedgerError, TrainingError
-from biomni_lib.rl import losses
-from biomni_lib.rl.advantages import group_advantages
+from biomni_lib.rl.advantages import group_advantages, soft_overlong_penalty
+from biomni_lib.rl.aggregation import sequence_weights
 from biomni_lib.rl.logprobs import token_logprobs
+from biomni_lib.rl.objective import TokenBatch, policy_loss
 from biomni_lib.rl.recipe import Recipe
 from biomni_lib.rl.scheduler import Group
 
@@ -99,7 +102,13 @@ class Learner:
         mask = torch.nn.utils.rnn.pad_sequence([s.mask for s in samples], batch_first=True)
         hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state
         picked, targets = hidden[:, :-1][mask[:, 1:]], ids[:, 1:][mask[:, 1:]]
-        logprobs, entropy = token_logprobs(picked, model.lm_head.weight, targets, self.config.rl.temperature)
+        logprobs, entropy = token_logprobs(
+            picked,
+            model.lm_head.weight,
+            targets,
+            self.config.rl.temperature,
+            entropy_gradient=self.recipe.entropy_coefficient > 0,
+        )
         sizes = [len(s.rollout) for s in samples]
         return list(logprobs.split(sizes)), list(entropy.split(sizes))
 
@@ -126,6 +135,10 @@ class Learner:
                     f"[{low}, {high}]"
                 )
         rewards = torch.tensor([t.total for t in trajectories], dtype=torch.float32)
+        if self.recipe.overlong_penalty_fraction is not None:
+            lengths, longest = torch.tensor([len(t.token_ids) for t in trajectories]), self.config.agent.max_tokens
+            cache = self.recipe.overlong_penalty_fraction * longest
+            rewards = rewards + soft_overlong_penalty(lengths, longest, cache)
         sizes = {len(group.trajectories) for group in groups}
         if len(sizes) != 1:
             raise TrainingError(f"groups of different sizes {sorted(sizes)} in one batch")
@@ -136,7 +149,7 @@ class Learner:
         """Fix every sequence's weight for one optimizer step; return the samples that carry any loss."""
         filtered = [self._filtered(s.trajectory) for s in samples]
         lengths = torch.tensor([0 if out else len(s.rollout) for s, out in zip(samples, filtered, strict=True)])
-        weights = losses.sequence_weights(
+        weights = sequence_weights(
             lengths,
             self.recipe.aggregation,
             constant_length=self.config.agent.max_tokens,
@@ -144,9 +157,11 @@ class Learner:
         )
         for sample, weight in zip(samples, weights, strict=True):
             sample.weight = float(weight)
-        return [s for s in samples if s.weight > 0 and (s.advantage != 0 or self.reference is not None)]
+        return [s for s in samples if s.weight > 0 and (s.advantage != 0 or self.recipe.regularised)]
 
     def _filtered(self, trajectory: Trajectory) -> bool:
+        if self.recipe.overlong_filter and trajectory.ending == "token_limit":
+            return True
         fraction = self.recipe.overlong_malformed_fraction
         if fraction is None:
             return False
@@ -154,7 +169,7 @@ class Learner:
 
     @torch.no_grad()
     def _fill_fixed_logprobs(self, samples: list[Sample]) -> None:
-        """p_old (when there is more than one update) and p_ref (when there is a KL term), before any update."""
+        """p_prox (when there is more than one update) and p_ref (when there is a KL term), before any update."""
         for batch in micro_batches(samples, self.config.rl.micro_batch_tokens):
             if self.recipe.optimizer_steps > 1:
                 for sample, logprobs in zip(batch, self.logprobs(batch)[0], strict=True):
@@ -191,47 +206,28 @@ class Learner:
 
     def loss(self, batch: Sequence[Sample], sums: dict[str, float]) -> Tensor:
         """The micro-batch's share of the objective; token metrics are added to `sums`."""
-        rl, recipe = self.config.rl, self.recipe
-        per_sample, entropies = self.logprobs(batch)
-        new = torch.cat(per_sample)
-        old = new.detach() if batch[0].old is None else torch.cat([s.old for s in batch if s.old is not None])
-        rollout = torch.cat([s.rollout for s in batch])
-        advantages = _per_token(batch, [s.advantage for s in batch])
-        token_loss = losses.clipped_token_loss(
-            new,
-            old,
-            advantages,
-            clip_low=rl.clip_low,
-            clip_high=rl.clip_high,
-            dual_clip=recipe.dual_clip if recipe.clip == "dual" else None,
-        )
-        if recipe.correction == "tis":
-            token_loss = token_loss * losses.tis_weights(old, rollout, rl.tis_cap)
-        if self.reference is not None:
-            reference = torch.cat([s.reference for s in batch if s.reference is not None])
-            kl = losses.k3_kl(new, reference)
-            sums["loss/kl"] += float(kl.detach().sum())
-            token_loss = token_loss + recipe.kl_coefficient * kl
-        loss = (token_loss * _per_token(batch, [s.weight for s in batch])).sum()
+        tokens = self.token_batch(batch)
+        loss, metrics = policy_loss(self.recipe, tokens)
+        for name, value in metrics.items():
+            sums[name] += float(value)
         sums["loss_sum"] += float(loss.detach())
-        self._measure(sums, new.detach(), old, rollout, advantages, torch.cat(entropies))
-        self._compare_fresh(batch, (old - rollout).abs())
+        self._compare_fresh(batch, (tokens.old - tokens.behaviour).abs())
         return loss
 
-    def _measure(
-        self, sums: dict[str, float], new: Tensor, old: Tensor, rollout: Tensor, advantages: Tensor, entropy: Tensor
-    ) -> None:
-        rl = self.config.rl
-        rho = losses.ratio(old, rollout)
-        low, high = losses.clip_flags(new, old, advantages, clip_low=rl.clip_low, clip_high=rl.clip_high)
-        sums["tokens"] += len(new)
-        sums["policy/logprob_abs_diff"] += float((old - rollout).abs().sum())
-        sums["policy/mismatch_kl"] += float(losses.k3_kl(rollout, old).sum())
-        sums["policy/is_ratio"] += float(rho.sum())
-        sums["policy/tis_clip_fraction"] += float((rho > rl.tis_cap).sum())
-        sums["policy/clip_fraction_low"] += float(low.sum())
-        sums["policy/clip_fraction_high"] += float(high.sum())
-        sums["policy/entropy"] += float(entropy.sum())
+    def token_batch(self, batch: Sequence[Sample]) -> TokenBatch:
+        """The micro-batch as the objective sees it: flat, one row a sampled token."""
+        logprobs, entropy = self.logprobs(batch)
+        sizes = torch.tensor([len(s.rollout) for s in batch])
+        return TokenBatch(
+            logprobs=torch.cat(logprobs),
+            behaviour=torch.cat([s.rollout for s in batch]),
+            entropy=torch.cat(entropy),
+            segment=torch.arange(len(batch)).repeat_interleave(sizes),
+            advantages=torch.tensor([s.advantage for s in batch]),
+            weights=torch.tensor([s.weight for s in batch]),
+            proximal=_column([s.old for s in batch]),
+            reference=_column([s.reference for s in batch]),
+        )
 
     def _compare_fresh(self, batch: Sequence[Sample], difference: Tensor) -> None:
         fresh = difference[_per_token(batch, [float(s.versions.min() == self.version) for s in batch]) > 0]
@@ -280,6 +276,11 @@ def _split(samples: list[Sample], parts: int) -> list[list[Sample]]:
 
 def _per_token(batch: Sequence[Sample], values: list[float]) -> Tensor:
     return torch.tensor(values).repeat_interleave(torch.tensor([len(s.rollout) for s in batch]))
+
+
+def _column(parts: list[Tensor | None]) -> Tensor | None:
+    known = [part for part in parts if part is not None]
+    return torch.cat(known) if known else None
 
 
 def _means(sums: dict[str, float]) -> dict[str, float]:

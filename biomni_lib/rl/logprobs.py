@@ -14,7 +14,13 @@ LOGITS_MAX = 1 << 25  # values of logits held at once: 128 MiB in float32
 
 
 def token_logprobs(
-    hidden: Tensor, head: Tensor, targets: Tensor, temperature: float, *, logits_max: int = LOGITS_MAX
+    hidden: Tensor,
+    head: Tensor,
+    targets: Tensor,
+    temperature: float,
+    *,
+    entropy_gradient: bool = False,
+    logits_max: int = LOGITS_MAX,
 ) -> tuple[Tensor, Tensor]:
     """Log-probability of each target at the sampling temperature, and the entropy of its distribution.
 
@@ -23,21 +29,24 @@ def token_logprobs(
         head: (vocabulary, width), the output projection.
         targets: (rows,) int64.
         temperature: what the logits are divided by; as when the tokens were sampled.
+        entropy_gradient: whether the entropies carry a gradient (an entropy bonus needs it).
         logits_max: logits held at once.
-    Returns: log-probabilities (rows,) with gradient; entropies in nats (rows,) without.
+    Returns: log-probabilities (rows,) with gradient; entropies in nats (rows,).
     """
     rows = max(1, logits_max // head.shape[0])
     if len(hidden) <= rows:
-        return _chunk(hidden, head, targets, temperature)
+        return _chunk(hidden, head, targets, temperature, entropy_gradient)
     pieces = [
-        checkpoint(_chunk, h, head, t, temperature, use_reentrant=False)
+        checkpoint(_chunk, h, head, t, temperature, entropy_gradient, use_reentrant=False)
         for h, t in zip(hidden.split(rows), targets.split(rows), strict=True)
     ]
     return torch.cat([logprobs for logprobs, _ in pieces]), torch.cat([entropy for _, entropy in pieces])
 
 
-def _chunk(hidden: Tensor, head: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+def _chunk(
+    hidden: Tensor, head: Tensor, targets: Tensor, temperature: float, entropy_gradient: bool
+) -> tuple[Tensor, Tensor]:
     everything = torch.log_softmax((hidden @ head.T).float() / temperature, dim=-1)
-    with torch.no_grad():
+    with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
         entropy = -(everything.exp() * everything).sum(dim=-1)
     return everything.gather(1, targets[:, None]).squeeze(1), entropy

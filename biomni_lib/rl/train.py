@@ -127,7 +127,7 @@ class _Run:
             world=world,
             version=self.learner.version,
             weights=self.folder.publish(self.learner.model, self.learner.version),
-            refill_max=round(recipe.refill_cap * config.rl.groups_per_step) if recipe.no_variance == "refill" else 0,
+            refill_max=round((recipe.refill_cap or 0.0) * config.rl.groups_per_step),
             scheduler_state=scheduler_state,
         )
         self.rollouts = stack.enter_context(RolloutProcess(spec, out_dir / "rollouts.log"))

@@ -119,11 +119,19 @@ def _seed_generators(seed: int) -> None:
 
 
 def _describe(error: BaseException) -> str:
-    """The error's traceback, cut to the frames of user code, or its bare name when even that fails."""
+    """The error's traceback, cut to the lines of user code, or its bare name when even that fails.
+
+    A line is shown once, however many comprehensions it holds, and without marks below it: the same on every Python.
+    """
     try:
         trace = error.__traceback__
         summary = traceback.TracebackException(type(error), error, trace, limit=-_FRAMES_MAX, compact=True)
-        frames = [frame for frame in summary.stack if frame.filename.startswith(_BLOCK_PREFIX)]
+        lines_of_code = {
+            (frame.filename, frame.lineno): (frame.filename, frame.lineno or 0, frame.name, frame.line)
+            for frame in reversed(summary.stack)
+            if frame.filename.startswith(_BLOCK_PREFIX)
+        }
+        frames = list(lines_of_code.values())[::-1]
         summary.stack = traceback.StackSummary.from_list(frames)
         lines = summary.format(chain=False) if frames else summary.format_exception_only()
         return "".join(lines).replace("biomni_lib.sandbox.interpreter.", "")

@@ -1,8 +1,8 @@
 """Teaching a model from scratch to copy identifiers, which any pretrained language model already can.
 
 Copying needs attention heads that find where a list stands and read on from there; they form over many short documents
-far sooner than over few long conversations. A document is a prompt of the training split with ids drawn at random,
-then the lines of code that name them again: there is nothing else in it to learn.
+far sooner than over few long conversations. A document is a prompt of the training split with other digits in its ids,
+then the lines of code that name them again: there is nothing else in it to learn, and no digits that it leaves out.
 """
 
 from __future__ import annotations
@@ -18,35 +18,31 @@ from biomni_lib.tasks import Instance
 from biomni_lib.tasks.baselines import read_facts
 
 THOUGHT = "I compare every candidate with all findings."
+DIGITS = 3
+"""Digits at the end of an id that are drawn: one token of three, the one that best tells an id apart from others."""
 
 
 def copy_documents(instances: Sequence[Instance], renderer: ChatRenderer, *, count: int, seed: int) -> list[Example]:
     """Documents whose second half repeats the ids of the first; the loss is on the second half.
 
     Args:
-        instances: of the training split; their prompts are kept, their ids are replaced by ids of other instances.
+        instances: of the training split; their prompts are kept, their ids get other digits.
         count: documents. seed: of the drawing.
     """
-    facts = [read_facts(instance.prompt) for instance in instances]
-    terms = sorted({term for findings, excluded, _ in facts for term in (*findings, *excluded)})
-    genes = sorted({gene for _, _, candidates in facts for gene in candidates})
     rng = np.random.default_rng(np.random.SeedSequence([seed, count]))
-    documents = []
-    for number in rng.integers(len(facts), size=count):
-        findings, excluded, candidates = facts[number]
-        shown = rng.choice(terms, len(findings) + len(excluded), replace=False).tolist()
-        listed = rng.choice(genes, len(candidates), replace=False).tolist()
-        new = dict(zip([*findings, *excluded, *candidates], [*shown, *listed], strict=True))
-        documents.append(_document(renderer, instances[number].prompt, [findings, excluded, candidates], new))
-    return documents
+    chosen = [instances[number] for number in rng.integers(len(instances), size=count)]
+    return [_document(_other_digits(instance.prompt, rng), renderer) for instance in chosen]
 
 
-def _document(renderer: ChatRenderer, prompt: str, lists: list[list[str]], new: dict[str, str]) -> Example:
-    for old in new:
-        prompt = prompt.replace(old, f"<{old}>")
-    for old, id in new.items():
-        prompt = prompt.replace(f"<{old}>", id)
-    findings, excluded, genes = (", ".join(new[id] for id in ids) for ids in lists)
+def _other_digits(prompt: str, rng: np.random.Generator) -> str:
+    """The prompt with other ids, of the same kinds at the same places."""
+    for old in (id for ids in read_facts(prompt) for id in ids):
+        prompt = prompt.replace(old, f"{old[:-DIGITS]}{rng.integers(10**DIGITS):0{DIGITS}d}", 1)
+    return prompt
+
+
+def _document(prompt: str, renderer: ChatRenderer) -> Example:
+    findings, excluded, genes = (", ".join(ids) for ids in read_facts(prompt))
     code = f't = "{findings}".split(", ")\ngenes = "{genes}".split(", ")\ne = "{excluded}".split(", ")\n'
     before, after = renderer.prompt("", prompt), renderer.assistant(f"<think>\n{THOUGHT}\n</think>\n<execute>\n{code}")
     mask = torch.tensor([False] * len(before) + [True] * len(after))

@@ -9,7 +9,6 @@ Openly a design choice: correlations of length and score in models that learned 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -26,10 +25,12 @@ STRATEGIES: Mapping[str, float] = {
     "malformed": 0.08,
 }
 """How often the mixed teacher follows each strategy."""
+BEST_STRATEGY: Mapping[str, float] = {"verified": 1.0}
+"""The best strategy alone, as a mix."""
 
 _DISEASES = "d = [o for x in genes for o in diseases_of_gene(x)]\n"
-_PRINT_DISEASES = 'for s, o in r[:3]:\n    print(s, o, disease_profile(o)["name"])'
-_PRINT_GENES = "for s, x in r[:3]:\n    print(s, x)"
+_PRINT_DISEASE = 'print(s, json.dumps({"disease_name": disease_profile(o)["name"], "OMIM_ID": o}))'
+_PRINT_GENE = 'print(s, json.dumps({"causal_gene": [x]}))'
 
 
 class _Case:
@@ -44,24 +45,15 @@ class _Case:
         self.wants_disease = "OMIM_ID" in lines["Output format"]
 
     def rank(self, score: str) -> str:
-        """Code that ranks the possible answers by a score of a disease `o` and prints the best three."""
+        """Code that finds the best answer by a score of a disease `o` and prints it with its score."""
         if self.wants_disease:
-            return f"r = sorted([({score}, o) for o in d])[::-1]\n{_PRINT_DISEASES}"
-        best = f"max({score} for o in diseases_of_gene(x))"
-        return f"r = sorted([({best}, x) for x in genes])[::-1]\n{_PRINT_GENES}"
+            return f"s, o = max(({score}, o) for o in d)\n{_PRINT_DISEASE}"
+        return f"s, x = max((max({score} for o in diseases_of_gene(x)), x) for x in genes)\n{_PRINT_GENE}"
 
     def setup(self, findings: str, genes: str | None = None) -> str:
         """Code that names the findings and the possible entities."""
-        code = f't = "{findings}".split(", ")\ngenes = "{genes or self.genes}".split(", ")\n'
+        code = f'import json\nt = "{findings}".split(", ")\ngenes = "{genes or self.genes}".split(", ")\n'
         return code + (_DISEASES if self.wants_disease else "")
-
-    def answer(self, line: str) -> str:
-        """The answer that a printed line `score id name` stands for."""
-        found = re.match(r"\S+ (\S+) ?(.*)", line)
-        entity, name = found.groups() if found else ("", "")
-        if self.wants_disease:
-            return json.dumps({"disease_name": name, "OMIM_ID": entity})
-        return json.dumps({"causal_gene": [entity]})
 
 
 def _execute(thought: str, code: str) -> str:
@@ -72,8 +64,9 @@ def _solution(thought: str, answer: str) -> str:
     return f"<think>\n{thought}\n</think>\n<solution>\n{answer}\n</solution>"
 
 
-def _first_line(observation: str) -> str:
-    return observation.splitlines()[0] if observation.strip() else ""
+def _answer(thought: str, observation: str) -> str:
+    """The answer that the code printed behind its score."""
+    return _solution(thought, observation.partition(" ")[2])
 
 
 def _lucky_guess(case: _Case, seen: Conversation, rng: np.random.Generator) -> str:
@@ -81,16 +74,16 @@ def _lucky_guess(case: _Case, seen: Conversation, rng: np.random.Generator) -> s
     if not case.wants_disease:
         return _solution("I guess one of the genes.", json.dumps({"causal_gene": [gene]}))
     if not seen.turns:
-        code = f'o = diseases_of_gene("{gene}")[0]\nprint(0, o, disease_profile(o)["name"])'
+        code = f'import json\ns, o = 0, diseases_of_gene("{gene}")[0]\n{_PRINT_DISEASE}'
         return _execute("I guess one of the genes.", code)
-    return _solution("I take its disease.", case.answer(_first_line(seen.observations[0])))
+    return _answer("I take its disease.", seen.observations[0])
 
 
 def _one_finding(case: _Case, seen: Conversation, rng: np.random.Generator) -> str:
     if not seen.turns:
         finding = str(rng.choice(case.findings.split(", ")))
         return _execute("I look one finding up.", case.setup(finding) + case.rank("match_score(t, o)"))
-    return _solution("I take the best match.", case.answer(_first_line(seen.observations[-1])))
+    return _answer("I take the best match.", seen.observations[-1])
 
 
 def _one_by_one(case: _Case, seen: Conversation, rng: np.random.Generator) -> str:
@@ -100,14 +93,14 @@ def _one_by_one(case: _Case, seen: Conversation, rng: np.random.Generator) -> st
         return _execute("I look the findings up one by one.", case.setup(findings[0]) + case.rank("match_score(t, o)"))
     if done < len(findings):
         return _execute("I look the next finding up.", f't = "{findings[done]}"\n' + case.rank("match_score(t, o)"))
-    return _solution("I take the last match.", case.answer(_first_line(seen.observations[-1])))
+    return _answer("I take the last match.", seen.observations[-1])
 
 
 def _all_findings(case: _Case, seen: Conversation, rng: np.random.Generator) -> str:
     if not seen.turns:
         code = case.setup(case.findings) + case.rank("match_score(t, o)")
         return _execute("I compare every candidate with all findings.", code)
-    return _solution("I take the best match.", case.answer(_first_line(seen.observations[-1])))
+    return _answer("I take the best match.", seen.observations[-1])
 
 
 def _verified(case: _Case, seen: Conversation, rng: np.random.Generator) -> str:

@@ -2,14 +2,17 @@
 
 The ledger's ids are trained on as they are. Batches hold trajectories of like length, padded on the right, so causal
 attention needs no mask. The order of batches follows from the seed, so an interrupted run goes on as if it had not
-been interrupted.
+been interrupted. Each thread takes a share of the batch: on matrices this small that is half as fast again as all
+threads at one matrix.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +70,8 @@ def pad(examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
     return ids, mask
 
 
-def masked_loss(model: Any, ids: Tensor, mask: Tensor) -> Tensor:
-    """Mean negative log-likelihood of the masked tokens given what is before them.
+def summed_loss(model: Any, ids: Tensor, mask: Tensor) -> Tensor:
+    """Sum over the masked tokens of their negative log-likelihood given what is before them.
 
     Args:
         model: a causal language model with `.model` and `.lm_head`. ids: (batch, length). mask: the same shape.
@@ -76,7 +79,7 @@ def masked_loss(model: Any, ids: Tensor, mask: Tensor) -> Tensor:
     hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state
     rows = mask[:, 1:]
     logprobs, _ = token_logprobs(hidden[:, :-1][rows], model.lm_head.weight, ids[:, 1:][rows], 1.0)
-    return -logprobs.mean()
+    return -logprobs.sum()
 
 
 class SftTrainer:
@@ -102,6 +105,8 @@ class SftTrainer:
             Muon(matrices, lr=sft.lr_muon),
             torch.optim.AdamW(others, lr=sft.lr_adamw, betas=BETAS, weight_decay=0.0),
         ]
+        self.parameters = list(model.parameters())
+        self.workers = ThreadPoolExecutor(sft.threads, "sft", initializer=lambda: torch.set_num_threads(1))
         self.step_number = 0
         if checkpoint.is_file():
             self._restore()
@@ -112,7 +117,7 @@ class SftTrainer:
         Raises: TrainingError when the loss is not finite.
         """
         threads = torch.get_num_threads()
-        torch.set_num_threads(self.config.sft.threads)
+        torch.set_num_threads(1)
         try:
             self._train(on_step)
         finally:
@@ -131,11 +136,8 @@ class SftTrainer:
     def step(self) -> dict[str, float]:
         """One optimizer step on the next batch."""
         began = time.monotonic()
-        ids, mask = pad([self.examples[i] for i in self.batches[self.step_number]])
-        loss = masked_loss(self.model, ids, mask)
-        if not torch.isfinite(loss):
-            raise TrainingError(f"SFT loss is {loss.item()} at step {self.step_number}; lower sft.lr_muon or lr_adamw")
-        loss.backward()  # type: ignore[no-untyped-call]
+        batch = [self.examples[i] for i in self.batches[self.step_number]]
+        loss = self._backward(batch)
         share = self._schedule()
         for optimizer, rate in zip(self.optimizers, (self.config.sft.lr_muon, self.config.sft.lr_adamw), strict=True):
             for group in optimizer.param_groups:
@@ -146,10 +148,30 @@ class SftTrainer:
         seconds = time.monotonic() - began
         return {
             "step": self.step_number,
-            "sft/loss": loss.item(),
+            "sft/loss": loss,
             "optim/lr_share": share,
-            "perf/tokens_per_s": ids.numel() / seconds,
+            "perf/tokens_per_s": sum(len(example.ids) for example in batch) / seconds,
         }
+
+    def _backward(self, batch: Sequence[Example]) -> float:
+        """Set every gradient to that of the batch's mean loss over written tokens, and return the loss.
+
+        Raises: TrainingError when it is not finite.
+        """
+        written = sum(int(example.mask[1:].sum()) for example in batch)
+        shares = [batch[first :: self.config.sft.threads] for first in range(min(len(batch), self.config.sft.threads))]
+        results = list(self.workers.map(self._share, shares, [written] * len(shares)))
+        loss = sum(loss for loss, _ in results)
+        if not math.isfinite(loss):
+            raise TrainingError(f"SFT loss is {loss} at step {self.step_number}; lower sft.lr_muon or lr_adamw")
+        for parameter, *gradients in zip(self.parameters, *(gradients for _, gradients in results), strict=True):
+            parameter.grad = torch.stack(gradients).sum(dim=0)
+        return loss
+
+    def _share(self, batch: Sequence[Example], written: int) -> tuple[float, tuple[Tensor, ...]]:
+        """A share of the batch's loss, and its gradient, one tensor a parameter."""
+        loss = summed_loss(self.model, *pad(batch)) / written
+        return loss.item(), torch.autograd.grad(loss, self.parameters)
 
     def _schedule(self) -> float:
         """Share of the peak learning rate: linear warm-up, a plateau, then linear decay to zero."""

@@ -35,8 +35,6 @@ from biomni_lib.stages.stage import StageRun, key_of
 from biomni_lib.tasks import Instance, Task
 
 STAGE = "evaluate"
-BEST_STRATEGY = {"verified": 1.0}
-"""The teacher's best strategy alone, as a mix."""
 SETTINGS = ("seed", "prompt", "agent", "sandbox", "evaluate")
 """Settings that decide a rollout's outcome beside the weights."""
 
@@ -132,7 +130,7 @@ async def run_all(config: RunConfig) -> pd.DataFrame:
         models["sft_best"] = run.paths.sft_best
     async with await Sandbox.start(config.sandbox, config.lake_dir) as sandbox:
         await evaluate_teacher(run, "teacher", teacher.STRATEGIES, instances, sandbox)
-        await evaluate_teacher(run, "teacher_best", BEST_STRATEGY, instances, sandbox)
+        await evaluate_teacher(run, "teacher_best", teacher.BEST_STRATEGY, instances, sandbox)
         for model, folder in models.items():
             await evaluate_model(run, model, folder, instances, sandbox)
     rows = evaluate.load_rows([run.paths.evaluate])

@@ -34,9 +34,9 @@ class Paths:
         return self.sft / "teacher.parquet"
 
     @property
-    def teacher_shards(self) -> Path:
-        """Finished chunks of a sampling that is not finished."""
-        return self.sft / "teacher-shards"
+    def teacher_best(self) -> Path:
+        """Every trajectory that the teacher's best strategy sampled."""
+        return self.sft / "teacher-best.parquet"
 
     @property
     def accepted(self) -> Path:

@@ -3,8 +3,10 @@
 `summary-PRESET.json` is one run's summary; `seeds-PRESET.parquet` the evaluated rows of several seeds.
 """
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -12,7 +14,7 @@ import pyarrow.parquet as pq
 
 from biomni_lib.config import RunConfig, project_root
 from biomni_lib.evaluate import ROWS, load_rows
-from biomni_lib.provenance import atomic_path, config_hash
+from biomni_lib.provenance import atomic_path
 from biomni_lib.stages.paths import paths
 
 UNREPEATABLE = ("answer", "seconds", "generate_seconds", "tool_seconds")
@@ -49,18 +51,21 @@ def publish_seeds(config: RunConfig, seeds: Iterable[int]) -> pd.DataFrame:
     rows = rows.sort_values(["seed", "model", "task"], kind="stable", ignore_index=True)[SEED_ROWS.names]
     table = pa.Table.from_pandas(rows, schema=SEED_ROWS, preserve_index=False)
     with atomic_path(seeds_file(config)) as temporary:
-        marked = table.replace_schema_metadata({"settings": _settings_hash(config)})
+        marked = table.replace_schema_metadata({"settings": json.dumps(_settings(config), sort_keys=True)})
         pq.write_table(marked, temporary, compression="zstd")
     return rows
 
 
 def published_seeds(config: RunConfig) -> Path | None:
-    """The published table of the seeds when it was made with these settings (their seed apart), else None."""
+    """The published table of the seeds when it was made with these settings, else None.
+
+    The seed is left aside, and so are settings that only one of the two knows: there were fewer when it was made.
+    """
     file = seeds_file(config)
     if not file.is_file():
         return None
-    settings = (pq.read_schema(file).metadata or {}).get(b"settings", b"").decode()
-    return file if settings == _settings_hash(config) else None
+    then, now = json.loads((pq.read_schema(file).metadata or {}).get(b"settings", b"{}")), _settings(config)
+    return file if then and all(then[name] == now[name] for name in then.keys() & now.keys()) else None
 
 
 def pooled_rows(config: RunConfig) -> pd.DataFrame:
@@ -74,5 +79,11 @@ def pooled_rows(config: RunConfig) -> pd.DataFrame:
     return pq.read_table(file).to_pandas()[SEED_ROWS.names]
 
 
-def _settings_hash(config: RunConfig) -> str:
-    return config_hash(with_seed(config, 0), "evaluate")
+def _settings(config: RunConfig) -> dict[str, Any]:
+    """Every setting that decides a result, by its dotted name."""
+    sections = config.model_dump(mode="json", exclude={"seed", "runs_root", "tracking"})
+    return {
+        f"{section}.{name}": value
+        for section, values in sections.items()
+        for name, value in (values.items() if isinstance(values, dict) else [("name", values)])
+    }

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from biomni_lib import figures
 from biomni_lib.agent.chat import ChatRenderer
 from biomni_lib.agent.ledger import Trajectory
-from biomni_lib.config import RunConfig
+from biomni_lib.config import RunConfig, recipe_file
 from biomni_lib.errors import DataError
 from biomni_lib.provenance import Manifest, atomic_write, manifest_path, read_manifest
 from biomni_lib.rl.checkpoints import MAY_CHANGE, last_checkpoint
@@ -126,7 +126,8 @@ def _make_room(run: StageRun) -> None:
     folder, mark = run.paths.rl, key_file(run.paths.rl)
     unsettled = {"rl": run.config.rl.model_copy(update=dict.fromkeys(MAY_CHANGE))}
     sections = ("seed", "data", "prompt", "agent", "rl")
-    key = key_of(run.config.model_copy(update=unsettled), *sections, files=[run.paths.sft_model])
+    files = [run.paths.sft_model, recipe_file(run.config.rl.recipe)]
+    key = key_of(run.config.model_copy(update=unsettled), *sections, files=files)
     other = mark.is_file() and mark.read_text() != key and read_manifest(run.config, run.name) is not None
     if other or last_checkpoint(folder / "checkpoints") is None:
         shutil.rmtree(folder, ignore_errors=True)

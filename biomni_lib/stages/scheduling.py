@@ -46,7 +46,7 @@ def recorded_setting(config: RunConfig, metrics: pd.DataFrame, rows: pd.DataFram
         raise DataError(f"the RL run's metrics lack {', '.join(missing)}; run notebook 03_async_rl again")
     decode_s, read_s, swap_s, sync_s = (float(metrics[name].median()) for name in needed[:4])
     recipe = load_recipe(config.rl.recipe)
-    refill_max = round(recipe.refill_cap * config.rl.groups_per_step) if recipe.no_variance == "refill" else 0
+    refill_max = round((recipe.refill_cap or 0.0) * config.rl.groups_per_step)
     kept = config.engine.slots + config.engine.parked
     engine = EngineModel(1, config.engine.slots, kept, decode_s, 0.0, read_s, swap_s, config.rl.kv_on_update)
     return Setting(

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -20,6 +20,7 @@ from biomni_lib.figures import acceptance_by_strategy, loss_curve
 from biomni_lib.provenance import Manifest, atomic_path, atomic_write
 from biomni_lib.sft.model import build_model, save_model
 from biomni_lib.sft.rejection import acceptance_table, sample_teacher
+from biomni_lib.sft.teacher import BEST_STRATEGY, STRATEGIES
 from biomni_lib.sft.tokenizer import train_tokenizer
 from biomni_lib.sft.train import Example, SftTrainer
 from biomni_lib.stages.drawings import Drawing, save_drawings
@@ -95,35 +96,64 @@ async def sample(
 
     Chunk after chunk, each with seeds of its own: an interrupted sampling goes on and gives the same trajectories.
     """
-    target, key = run.paths.teacher, key_of(run.config, *TEACHER_SETTINGS, files=[run.paths.base])
+    samples = run.config.teacher.samples_per_instance
+    return await _sample(run, run.paths.teacher, STRATEGIES, samples, instances, sandbox, renderer)
+
+
+async def sample_best(
+    run: StageRun, instances: Sequence[Instance], sandbox: ToolEnvironment, renderer: ChatRenderer
+) -> list[Trajectory]:
+    """The same of the teacher's best strategy alone, once an instance: asked again it would do the same."""
+    return await _sample(run, run.paths.teacher_best, BEST_STRATEGY, 1, instances, sandbox, renderer)
+
+
+async def _sample(
+    run: StageRun,
+    target: Path,
+    mix: Mapping[str, float],
+    samples: int,
+    instances: Sequence[Instance],
+    sandbox: ToolEnvironment,
+    renderer: ChatRenderer,
+) -> list[Trajectory]:
+    key = key_of(run.config, *TEACHER_SETTINGS, files=[run.paths.base])
     if run.has(target, key):
         return load_trajectories(target)
-    shards = run.paths.teacher_shards / key[:16]
+    shards = target.with_name(f"{target.stem}-shards") / key[:16]
     with run.making(target, key):
         sampled: list[Trajectory] = []
         for number, first in enumerate(range(0, len(instances), CHUNK)):
             shard = shards / f"{number:05d}.parquet"
             if not shard.is_file():
-                run.say(f"sft: the teacher has tried {first} of {len(instances)} instances")
+                run.say(f"sft: {target.stem} has tried {first} of {len(instances)} instances")
                 chunk = instances[first : first + CHUNK]
-                save_trajectories(shard, await _sample_chunk(run.config, chunk, number, sandbox, renderer))
+                save_trajectories(
+                    shard, await _sample_chunk(run.config, chunk, number, sandbox, renderer, mix, samples)
+                )
             sampled += load_trajectories(shard)
         save_trajectories(target, sampled)
-    shutil.rmtree(run.paths.teacher_shards)
+    shutil.rmtree(shards.parent)
     return sampled
 
 
 async def _sample_chunk(
-    config: RunConfig, chunk: Sequence[Instance], number: int, sandbox: ToolEnvironment, renderer: ChatRenderer
+    config: RunConfig,
+    chunk: Sequence[Instance],
+    number: int,
+    sandbox: ToolEnvironment,
+    renderer: ChatRenderer,
+    mix: Mapping[str, float],
+    samples: int,
 ) -> list[Trajectory]:
     return await sample_teacher(
         chunk,
         sandbox,
         renderer,
         rollout_settings(config),
-        samples=config.teacher.samples_per_instance,
+        samples=samples,
         seed=rollout_seed(config.seed, number),
         concurrency=CONCURRENCY,
+        mix=mix,
     )
 
 
@@ -192,7 +222,7 @@ def finish(run: StageRun, metrics: pd.DataFrame, results: dict[str, float]) -> M
     """Record the stage: from the training instances to the models, with its headline numbers."""
     here = run.paths
     models = [here.base, here.pretrained, here.sft_model, here.sft_best]
-    outputs = [here.teacher, here.accepted, here.acceptance, *models, here.sft_metrics]
+    outputs = [here.teacher, here.teacher_best, here.accepted, here.acceptance, *models, here.sft_metrics]
     loss = float(metrics["sft/loss"].tail(10).mean())
     return run.finish(inputs=[here.instances("train")], outputs=outputs, results={"loss": loss, **results})
 

@@ -102,6 +102,20 @@ async def test_printed_text_comes_before_the_traceback(session):
 
 
 @in_module_loop
+async def test_a_traceback_names_each_line_of_user_code_once_and_nothing_else(session):
+    observation = await session.execute("def f(x):\n    return max(1 / y for y in [x])\nprint([f(x) for x in (1, 0)])")
+    kept = [
+        "Traceback (most recent call last):",
+        '  File "<block 1>", line 3, in <module>',
+        "    print([f(x) for x in (1, 0)])",
+        '  File "<block 1>", line 2, in f',
+        "    return max(1 / y for y in [x])",
+        "ZeroDivisionError: division by zero",
+    ]
+    assert observation.text.splitlines() == kept
+
+
+@in_module_loop
 @pytest.mark.parametrize("code", ["while True: pass", "import time; time.sleep(60)"])
 async def test_a_block_that_takes_too_long_is_interrupted_and_names_are_kept(session, code):
     observation = await session.execute(f"kept = 1\n{code}", timeout_s=0.3)

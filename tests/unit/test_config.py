@@ -2,21 +2,20 @@ import pickle
 import subprocess
 import sys
 import tomllib
-from typing import get_args
 
 import pytest
 from pydantic import BaseModel, ValidationError
 
 from biomni_lib.config import (
     AT_MOST,
-    RECIPES_WITH_CORRECTION,
-    RlConfig,
     RunConfig,
     Section,
     describe,
     load_config,
     preset_names,
     project_root,
+    recipe_corrects,
+    recipe_names,
 )
 from biomni_lib.errors import ConfigError
 
@@ -77,6 +76,8 @@ def test_a_run_has_its_own_folder_for_each_preset_and_seed(tmp_path):
             ["rl.agents = 99", "engine.slots + engine.parked = 73", "synchronous"],
         ),
         ({"rl.kv_on_update": "drop"}, ["rl.kv_on_update", "'keep'", "'recompute'"]),
+        ({"rl.recipe": "ppo", "rl.max_staleness": 0}, ["rl.recipe = 'ppo'", "unknown recipe", "as-executed", "gspo"]),
+        ({"rl.recipe": "nowhere.toml"}, ["rl.recipe = 'nowhere.toml'", "a .toml file"]),
         ({"rl.steps": 0, "sft.epochs": 0}, ["(and 1 more)"]),
     ],
 )
@@ -102,11 +103,17 @@ def test_an_unknown_preset_names_those_that_exist():
         load_config("gpu")
 
 
-def test_recipes_that_may_be_stale_are_those_that_correct():
-    from biomni_lib.rl.recipe import load_recipe, recipe_names
+@pytest.mark.parametrize("name", recipe_names())
+def test_stale_samples_need_a_recipe_that_corrects(name):
+    from biomni_lib.rl.recipe import load_recipe
 
-    assert set(recipe_names()) == set(get_args(RlConfig.model_fields["recipe"].annotation))
-    assert {name for name in recipe_names() if load_recipe(name).correction != "none"} == RECIPES_WITH_CORRECTION
+    assert recipe_corrects(name) == (load_recipe(name).correction != "none")
+    assert load_config("cpu", **{"rl.recipe": name, "rl.max_staleness": 0}).rl.recipe == name
+    if recipe_corrects(name):
+        assert load_config("cpu", **{"rl.recipe": name, "rl.max_staleness": 4}).rl.max_staleness == 4
+    else:
+        with pytest.raises(ConfigError, match=r"rl\.max_staleness = 4: .*decoupled, default"):
+            load_config("cpu", **{"rl.recipe": name, "rl.max_staleness": 4})
 
 
 def test_settings_are_frozen():

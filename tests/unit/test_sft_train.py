@@ -16,10 +16,10 @@ from biomni_lib.config import RunConfig
 from biomni_lib.errors import DataError, TrainingError
 from biomni_lib.sft import train
 from biomni_lib.sft.pretraining import copy_documents
-from biomni_lib.sft.train import Example, SftTrainer, batch_order, masked_loss, pad, to_example
+from biomni_lib.sft.train import Example, SftTrainer, batch_order, pad, summed_loss, to_example
 from biomni_lib.tasks import Instance
 from biomni_lib.tasks.baselines import read_facts
-from tests.acting_toy import model, reference_logprobs, renderer, token_ids
+from tests.acting_toy import model, renderer, token_ids
 
 PROMPT = (
     "Task: diagnose.\nPhenotypes: {}\nExcluded phenotypes: {}\nCandidate genes: {}\n"
@@ -60,13 +60,23 @@ def test_an_example_ends_behind_the_last_written_token() -> None:
         to_example(made)
 
 
-def test_the_loss_is_the_mean_over_the_written_tokens_of_the_batch() -> None:
-    reference = model()
-    batch = EXAMPLES[:5]
-    logprobs = torch.cat([reference_logprobs(reference, e.ids.tolist())[e.mask[1:]] for e in batch])
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_a_step_descends_the_mean_over_the_written_tokens_of_the_batch(sft_config, tmp_path, threads: int) -> None:
+    """However many threads share the batch."""
+    reference, batch = model(), EXAMPLES[:5]
+    logits = [reference(e.ids[None]).logits[0, :-1] for e in batch]
+    targets = [torch.where(e.mask[1:], e.ids[1:], -100) for e in batch]
+    mean = torch.nn.functional.cross_entropy(torch.cat(logits), torch.cat(targets))
+    mean.backward()
     with torch.no_grad():
-        loss = float(masked_loss(reference, *pad(batch)))
-    assert loss == pytest.approx(-float(logprobs.mean()), abs=1e-5)
+        assert float(summed_loss(reference, *pad(batch))) == pytest.approx(
+            mean.item() * sum(int(e.mask[1:].sum()) for e in batch), rel=1e-5
+        )
+    changes = {"sft": sft_config.sft.model_copy(update={"threads": threads, "batch_size": 5})}
+    trainer = SftTrainer(model(), batch, sft_config.model_copy(update=changes), tmp_path / "c.pt")
+    assert trainer._backward(batch) == pytest.approx(mean.item(), abs=1e-5)
+    for got, wanted in zip(trainer.model.parameters(), reference.parameters(), strict=True):
+        assert torch.allclose(got.grad, wanted.grad, atol=1e-6)
 
 
 def test_no_gradient_reaches_the_predictions_of_prompt_observation_and_padding() -> None:
@@ -79,7 +89,7 @@ def test_no_gradient_reaches_the_predictions_of_prompt_observation_and_padding()
         grabbed.append(output)
 
     learner.model.norm.register_forward_hook(grab)  # what the logits are made of
-    masked_loss(learner, ids, mask).backward()
+    summed_loss(learner, ids, mask).backward()
     gradient = grabbed[0].grad.abs().sum(-1)
     predicts_written = torch.cat([mask[:, 1:], torch.zeros(2, 1, dtype=torch.bool)], dim=1)
     assert (gradient[~predicts_written] == 0).all()

@@ -101,6 +101,15 @@ def test_published_seeds_hold_every_row_and_the_same_bytes_again(config):
     pd.testing.assert_frame_equal(results.pooled_rows(config), rows)
 
 
+def test_a_setting_that_came_later_does_not_take_the_published_seeds_away(config, monkeypatch):
+    for seed in (0, 1):
+        save_rows(results.with_seed(config, seed))
+    results.publish_seeds(config, (0, 1))
+    now = results._settings
+    monkeypatch.setattr(results, "_settings", lambda config: {**now(config), "rl.new": 1})
+    assert results.published_seeds(config) is not None
+
+
 def test_seeds_of_other_settings_are_not_pooled(config, make_config):
     for seed in (0, 1):
         save_rows(results.with_seed(config, seed))

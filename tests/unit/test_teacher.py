@@ -86,17 +86,16 @@ async def test_only_the_prompt_and_the_seed_decide(sandbox, instances, rolled, s
 
 
 @well_formed
-def test_an_answer_is_read_from_the_observation(instances, strategy: str) -> None:
+def test_an_answer_is_what_the_code_printed(instances, strategy: str) -> None:
     """Other observations, other answers: what is answered was printed by the agent's code, or guessed in the prompt."""
     for instance in (instances[0], instances[-1]):
-        for printed in ("1.5 OMIM:123456 Some name\n0.5 OMIM:654321 Other", "1.5 ENSG00000999999\n0.1 ENSG00000999998"):
+        for answer in ('{"disease_name": "Some name", "OMIM_ID": "123456"}', '{"causal_gene": ["ENSG00000999999"]}'):
             turns: tuple[str, ...] = ()
             while "<solution>" not in (turns or ("",))[-1]:
-                seen = Conversation(instance.prompt, turns, (printed,) * len(turns))
+                seen = Conversation(instance.prompt, turns, (f"0.5 {answer}",) * len(turns))
                 turns += (strategy_script(strategy)(seen, np.random.default_rng(3)),)
                 assert len(turns) <= 6
-            entity = printed.split()[1]
-            assert entity in turns[-1] or (len(turns) == 1 and "ENSG" in turns[-1])
+            assert answer in turns[-1] or (len(turns) == 1 and "ENSG" in turns[-1])
 
 
 @in_module_loop
