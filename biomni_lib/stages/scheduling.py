@@ -35,7 +35,7 @@ BEYOND = (2, 10)
 
 
 def recorded_setting(config: RunConfig, metrics: pd.DataFrame, rows: pd.DataFrame) -> Setting:
-    """The run's own settings, and machines as fast as its metrics say: medians over the steps.
+    """The run's own settings, and machines as fast as its metrics say on average.
 
     Args:
         metrics: a row a step. rows: a row a trajectory that was trained on.
@@ -44,7 +44,7 @@ def recorded_setting(config: RunConfig, metrics: pd.DataFrame, rows: pd.DataFram
     needed = ["perf/decode_step_s", "perf/prefill_token_s", "time/weight_swap", "time/weight_sync", "time/learn"]
     if missing := [name for name in needed if name not in metrics]:
         raise DataError(f"the RL run's metrics lack {', '.join(missing)}; run notebook 03_async_rl again")
-    decode_s, read_s, swap_s, sync_s = (float(metrics[name].median()) for name in needed[:4])
+    decode_s, read_s, swap_s, sync_s = (float(metrics[name].mean()) for name in needed[:4])
     recipe = load_recipe(config.rl.recipe)
     refill_max = round((recipe.refill_cap or 0.0) * config.rl.groups_per_step)
     kept = config.engine.slots + config.engine.parked
