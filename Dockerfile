@@ -2,6 +2,9 @@
 #   docker build -t biomni-r0 .
 #   docker run --rm -p 8888:8888 biomni-r0                      JupyterLab
 #   docker run --rm -v "$PWD/runs:/srv/biomni/runs" biomni-r0 make reproduce PRESET=cpu
+#   docker run --rm -p 8765:8765 -e BIOMNI_SANDBOX_TOKEN -v "$PWD/runs:/srv/biomni/runs" biomni-r0 \
+#     .venv/bin/python -m biomni_lib.sandbox serve --host 0.0.0.0
+#                                                               the environment server, over the lake of runs/ (make data)
 ARG BASE=python:3.12-slim
 FROM ${BASE}
 # LOCK: which environment. TORCH_INDEX: the default of the Makefile serves the CPU build.
@@ -24,5 +27,5 @@ COPY --chown=biomni biomni_lib/__init__.py ./biomni_lib/
 RUN if [ "${TORCH_INDEX}" = default ]; then make setup; else make setup TORCH_INDEX="${TORCH_INDEX}"; fi
 
 COPY --chown=biomni . .
-EXPOSE 8888
+EXPOSE 8888 8765
 CMD ["make", "lab", "LAB_ARGS=--ip=0.0.0.0 --no-browser"]

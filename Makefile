@@ -5,6 +5,7 @@ PYTHON ?= python3
 LOCK ?= environment/cpu.lock
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 LAB_ARGS ?=
+ONLY ?=
 
 BIN := .venv/bin
 STAGES := $(BIN)/python -m biomni_lib.stages
@@ -45,8 +46,8 @@ seeds: setup ## Run PRESET with three seeds
 figures: setup ## Draw the figures of PRESET again from its tables
 	@$(STAGES) figures --preset $(PRESET)
 
-bench: setup ## Measure speed as ratios within one run, into bench.json
-	@$(STAGES) bench --preset $(PRESET)
+bench: setup ## Measure speed as ratios within one run, into bench.json (ONLY=sandbox: one family)
+	@$(STAGES) bench --preset $(PRESET) $(addprefix --only ,$(ONLY))
 
 settings: setup ## Print every setting of PRESET with its meaning
 	@$(BIN)/python -m biomni_lib.config $(PRESET)

@@ -148,12 +148,41 @@ class SandboxConfig(Section):
 
     isolation: Literal["strict", "process"] = Field(
         "strict",
-        description="`strict` is the strongest that this machine offers, `process` a plain child process.",
+        description="`strict` is the strongest that this machine offers (namespaces, else Landlock, else a refusal); "
+        "`process` a plain child process that protects nothing.",
     )
     sessions_max: int = Field(64, ge=1, description="Sessions open at the same time.")
+    python_at_once: int = Field(64, ge=1, description="Blocks of Python that run at the same time; others queue.")
+    shell_at_once: int = Field(8, ge=1, description="Blocks of shell or R that run at the same time; others queue.")
     execute_timeout_s: float = Field(10, gt=0, description="Seconds for one block of code.")
     memory_mb: int = Field(512, ge=64, description="Memory of one session in MiB.")
+    tool_cache: bool = Field(True, description="Whether a session keeps the results of the tool calls it made.")
     output_chars: int = Field(4000, ge=16, description="Characters of output kept of one block of code.")
+
+
+class EnvironmentConfig(Section):
+    """Who runs the sandbox: this process, a server or Ray actors; and a server's own limits, which are an actor's too.
+
+    Where code runs decides no number, so that no stage is run again when this changes.
+    """
+
+    url: str | None = Field(
+        None,
+        pattern=r"^(https?://|ray:)\S+$",
+        description="`http://HOST:PORT` of an environment server, or `ray:ADDRESS` for actors on every node of a Ray "
+        "cluster (`ray:local` starts one here); none for sessions of this process.",
+    )
+    running_max: int = Field(64, ge=1, description="Blocks of code that a server runs at the same time; more wait.")
+    queue_max: int = Field(512, ge=0, description="Blocks of code that wait; one more is refused.")
+    idle_s: float = Field(1800, gt=0, description="Seconds without a call after which a session is closed.")
+    lease_s: float = Field(
+        180, gt=0, description="The same for sessions of a client that says by itself, every quarter, that it lives."
+    )
+    body_max_kb: int = Field(1024, ge=1, description="Largest body of a request in KiB.")
+    heartbeat_s: float = Field(5, gt=0, description="Seconds between signs of life while a block waits or runs.")
+    patience_s: float = Field(
+        600, ge=0, description="Seconds that a client waits for a place, or for a server that restarts."
+    )
 
 
 class TeacherConfig(Section):
@@ -266,6 +295,7 @@ class RunConfig(Section):
     agent: AgentConfig = Field(AgentConfig(), description="Limits of a trajectory.")
     engine: EngineConfig = Field(EngineConfig(), description="Who generates tokens.")
     sandbox: SandboxConfig = Field(SandboxConfig(), description="Where the agent's code runs.")
+    environment: EnvironmentConfig = Field(EnvironmentConfig(), description="Who runs the sandbox.")
     teacher: TeacherConfig = Field(TeacherConfig(), description="The scripted teacher.")
     pretraining: PretrainingConfig = Field(default_factory=PretrainingConfig, description="Copying, from scratch.")
     sft: SftConfig = Field(SftConfig(), description="Supervised fine-tuning.")
@@ -364,6 +394,17 @@ def load_config(preset: str = "cpu", **overrides: Any) -> RunConfig:
         return RunConfig.model_validate(values)
     except ValidationError as error:
         raise ConfigError(_one_line(error)) from None
+
+
+def parse_setting(text: str) -> tuple[str, Any]:
+    """`rl.steps=5` as a name and a value, for command lines; a value that is not JSON is text. Raises: ConfigError."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ConfigError(f"--set {text}: must be NAME=VALUE, such as rl.steps=5")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
 
 
 def _value(config: RunConfig, name: str) -> float:

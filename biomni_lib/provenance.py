@@ -25,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from biomni_lib.config import RunConfig, project_root
 from biomni_lib.errors import ConfigError, RunError
+from biomni_lib.notes import notes
 
 _BUILD_DATA = ("seed", "data")
 _SFT = (*_BUILD_DATA, "model", "prompt", "agent", "engine", "sandbox", "teacher", "pretraining", "sft")
@@ -63,6 +64,7 @@ class Manifest(BaseModel):
     packages: dict[str, str] = Field(description="Versions of the libraries that decide numbers.")
     hardware: dict[str, Any] = Field(description="Machine, processor, cores, memory, accelerators.")
     finished: str = Field(description="When the stage finished, UTC.")
+    notes: dict[str, str] = Field({}, description="What the run found out about its machine, such as the isolation.")
 
 
 def config_hash(config: RunConfig, stage: str) -> str:
@@ -108,6 +110,7 @@ def write_manifest(
         packages=_packages(),
         hardware=hardware(),
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        notes=notes(),
     )
     atomic_write(manifest_path(config, stage), manifest.model_dump_json(indent=1) + "\n")
     return manifest

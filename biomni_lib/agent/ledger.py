@@ -28,7 +28,8 @@ COLUMNS = {"token_ids": np.int32, "loss_mask": np.bool_, "logprobs": np.float32,
 class Turn:
     """One assistant turn, and what the environment answered.
 
-    `start` and `end` bound the turn's sampled tokens in the trajectory's columns; times are in seconds.
+    `start` and `end` bound the turn's sampled tokens in the trajectory's columns. Times are in seconds: the block's run
+    (`tool_s`), its wait for a place (`queue_s`), the start of its session where it had none (`start_s`).
     """
 
     start: int
@@ -39,6 +40,8 @@ class Turn:
     observation: str = ""
     tool_s: float = 0.0
     generate_s: float = 0.0
+    queue_s: float = 0.0
+    start_s: float = 0.0
 
 
 def _column(dtype: Any) -> Any:
@@ -142,6 +145,8 @@ _TURN = pa.struct(
         ("observation", pa.string()),
         ("tool_s", pa.float64()),
         ("generate_s", pa.float64()),
+        ("queue_s", pa.float64()),
+        ("start_s", pa.float64()),
     ]
 )
 SCHEMA = pa.schema(

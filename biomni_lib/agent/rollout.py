@@ -27,6 +27,10 @@ class ToolResult(Protocol):
     def text(self) -> str: ...
     @property
     def seconds(self) -> float: ...
+    @property
+    def queue_s(self) -> float: ...
+    @property
+    def start_s(self) -> float: ...
 
 
 class ToolSession(Protocol):
@@ -170,7 +174,7 @@ class _Rollout:
         if self.session is None:
             self.session = await self.sandbox.open(self.seed)
         result = await self.session.execute(turn.code, self.settings.execute_timeout_s)
-        turn.tool_s = result.seconds
+        turn.tool_s, turn.queue_s, turn.start_s = result.seconds, result.queue_s, result.start_s
         turn.observation = cut_observation(result.text, self.settings.agent.observation_chars)
         self.trajectory.append(self.renderer.observation(turn.observation), sampled=False)
 

@@ -19,6 +19,7 @@ from biomni_lib.figures.style import (
     MUTED,
     ORANGE,
     PAGE_WIDTH_IN,
+    SKY,
     VERMILION,
     new_figure,
     panels,
@@ -29,6 +30,7 @@ from biomni_lib.figures.style import (
 
 KINDS = {
     "generate": ("Generating, or waiting for it", BLUE),
+    "wait": ("Waiting for the sandbox", SKY),
     "tool": ("In a tool", ORANGE),
     "other": ("Other", FAINT),
     "learn": ("Learning", VERMILION),
@@ -42,7 +44,7 @@ def timeline(table: pd.DataFrame, *, width_in: float = PAGE_WIDTH_IN) -> Figure:
     """What every trajectory and the learner did, over time; a panel a run, a line a trajectory.
 
     Args:
-        table: panel, lane (-1 for the learner), kind (generate, tool, other, learn), began_s, ended_s.
+        table: panel, lane (-1 for the learner), kind (generate, wait, tool, other, learn), began_s, ended_s.
     Raises: DataError when the table is empty or lacks a column.
     """
     require(table, ["panel", "lane", "kind", "began_s", "ended_s"], "timeline")
@@ -65,7 +67,7 @@ def timeline(table: pd.DataFrame, *, width_in: float = PAGE_WIDTH_IN) -> Figure:
         ax.set_title(name)
     axes[-1].set_xlabel("Seconds")
     handles = [axes[0].fill_between([], [], [], color=colour, label=label) for label, colour in KINDS.values()]
-    figure.legend(handles=handles, loc="outside upper left", ncols=4 if width_in > 5 else 2, borderpad=0)
+    figure.legend(handles=handles, loc="outside upper left", ncols=5 if width_in > 5 else 2, borderpad=0)
     return figure
 
 

@@ -15,7 +15,7 @@ from biomni_lib.engines.transformers_engine import TransformersEngine
 from biomni_lib.rewards import score
 from biomni_lib.rl.scheduler import Ticket
 from biomni_lib.rl.worker import WorkerSpec, World
-from biomni_lib.sandbox import Sandbox
+from biomni_lib.sandbox import Environment, start_environment
 
 SEED_DOMAIN = zlib.crc32(b"rl.rollout")
 
@@ -33,7 +33,7 @@ async def agent_world(spec: WorkerSpec) -> AsyncIterator[World]:
         kv_on_update=config.rl.kv_on_update,
     )
     try:
-        sandbox = await Sandbox.start(config.sandbox, config.lake_dir)
+        sandbox = await start_environment(config, config.lake_dir)
         try:
             yield World(engine, _MemberRunner(config, engine, sandbox))
         finally:
@@ -43,7 +43,7 @@ async def agent_world(spec: WorkerSpec) -> AsyncIterator[World]:
 
 
 class _MemberRunner:
-    def __init__(self, config: RunConfig, engine: TransformersEngine, sandbox: Sandbox) -> None:
+    def __init__(self, config: RunConfig, engine: TransformersEngine, sandbox: Environment) -> None:
         self.config, self.engine, self.sandbox = config, engine, sandbox
         self.renderer: ChatRenderer = engine.renderer
         self.settings = RolloutSettings(

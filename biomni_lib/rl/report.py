@@ -2,8 +2,10 @@
 
 Times are seconds. time/generate: the engine's decoding and prefilling since the last batch; time/weight_swap: the
 engine's pause for new weights, with what it read again for them in time/kv_recompute; time/weight_sync: from their
-arrival until they serve; time/tool: tool seconds of the batch's trajectories, summed. perf/engine_idle_fraction: engine
-without a request; perf/learner_idle_fraction: step time that the learner waited for its batch; perf/decode_step_s and
+arrival until they serve; time/tool: tool seconds of the batch's trajectories, summed. tool/queue_s, tool/start_s,
+tool/run_s: what a call of the batch waited for a place, for its session's start and for its block, on average;
+tool/queue_s_max: the longest wait of a trajectory, all its calls together. perf/engine_idle_fraction: engine without a
+request; perf/learner_idle_fraction: step time that the learner waited for its batch; perf/decode_step_s and
 perf/prefill_token_s: what one decoding step of all slots and one token read cost, copied ones included. Counts async/*
 are groups: in_flight and queued now, the others since the run began; async/replaced are members. rollout/errors counts
 groups lost to a fault of the environment since the last batch, rollout/malformed the batch's trajectories that the
@@ -31,7 +33,8 @@ def trajectory_rows(groups: Sequence[Group], step: int) -> Rows:
     """One row a trained trajectory; staleness is that of its oldest token, in learner versions (one a step).
 
     began_s and ended_s are seconds since 1970, NaN where the group does not say; the lists have one entry a turn:
-    tokens written, tokens read before them (the prompt, or the observation), and both kinds of seconds.
+    tokens written, tokens read before them (the prompt, or the observation), and seconds of generating, of waiting for
+    the sandbox, and in the tool.
     """
     return [
         {
@@ -50,11 +53,14 @@ def trajectory_rows(groups: Sequence[Group], step: int) -> Rows:
             "ending": t.ending,
             "generate_s": sum(turn.generate_s for turn in t.turns),
             "tool_s": sum(turn.tool_s for turn in t.turns),
+            "queue_s": sum(turn.queue_s for turn in t.turns),
+            "start_s": sum(turn.start_s for turn in t.turns),
             "began_s": began_s,
             "ended_s": ended_s,
             "turn_tokens": [turn.end - turn.start for turn in t.turns],
             "turn_read": [turn.start - before for turn, before in zip(t.turns, _turn_ends(t), strict=False)],
             "turn_generate_s": [turn.generate_s for turn in t.turns],
+            "turn_wait_s": [turn.queue_s + turn.start_s for turn in t.turns],
             "turn_tool_s": [turn.tool_s for turn in t.turns],
         }
         for group in groups
@@ -96,7 +102,11 @@ def rollout_metrics(rows: Rows) -> dict[str, float]:
         "rollout/malformed": float(sum(e in MODEL_ERRORS for e in endings)),
         "rollout/timeouts": float(sum(e == "timeout" for e in endings)),
         "time/tool": float(column("tool_s").sum()),
+        "tool/queue_s_max": float(column("queue_s").max()),
     }
+    calls = max(1, int(column("tool_calls").sum()))
+    for name, seconds in (("queue_s", "queue_s"), ("start_s", "start_s"), ("run_s", "tool_s")):
+        metrics[f"tool/{name}"] = float(column(seconds).sum()) / calls
     for name, chosen in (("right", right), ("wrong", ~right)):
         if chosen.any():
             metrics[f"response/tokens_{name}"] = float(column("tokens")[chosen].mean())

@@ -58,6 +58,7 @@ class Agent:
     asked_s: float = 0.0
     place: Literal["queue", "slot", "written", "tool", "tool queue", "gone"] = "queue"
     generate_s: list[float] = field(default_factory=list)
+    wait_s: list[float] = field(default_factory=list)
 
 
 class SimulatedEngine:

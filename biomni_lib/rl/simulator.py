@@ -68,6 +68,7 @@ class SimulatedTrajectory:
     total: float
     ending: str
     turn_generate_s: list[float]
+    turn_wait_s: list[float]
     turn_tool_s: list[float]
 
 
@@ -171,9 +172,11 @@ class Simulation:
 
     def _end_turn(self, agent: Agent) -> None:
         agent.generate_s.append(self.now_s - agent.asked_s)
+        agent.asked_s = self.now_s
         if agent.turn < len(agent.plan.write):
             self._tool(agent)
         else:
+            agent.wait_s.append(0.0)
             self._end(agent)
 
     def _end(self, agent: Agent) -> None:
@@ -189,6 +192,7 @@ class Simulation:
             0.0 if self.workload.is_flat(seed, ticket.group) else float(ticket.sample),
             "error:simulated" if failed else "solved",
             agent.generate_s,
+            agent.wait_s,
             list(plan.tool_s),
         )
         self.scheduler.finish(ticket, cast(Trajectory, trajectory), (agent.began_s, self.now_s))
@@ -202,6 +206,7 @@ class Simulation:
             self.tool_queue.append(agent)
             return
         agent.place = "tool"
+        agent.wait_s.append(self.now_s - agent.asked_s)
         self.tools_running += 1
         self._after(agent.plan.tool_s[agent.turn - 1], self._observe, agent)
 

@@ -24,9 +24,9 @@ def spans(rows: pd.DataFrame, steps: pd.DataFrame) -> pd.DataFrame:
     """Spans of a run, in seconds since its first.
 
     Args:
-        rows: a row a trajectory: step, began_s, ended_s, turn_generate_s, turn_tool_s.
+        rows: a row a trajectory: step, began_s, ended_s, turn_generate_s, turn_wait_s, turn_tool_s.
         steps: a row a learner step: step, began_s, ended_s.
-    Returns: lane (`LEARNER` for the learner's), kind (generate, tool, other, learn), step, began_s, ended_s.
+    Returns: lane (`LEARNER` for the learner's), kind (generate, wait, tool, other, learn), step, began_s, ended_s.
     Raises: DataError when no trajectory says when it began.
     """
     known = rows.dropna(subset=["began_s", "ended_s"]).sort_values("began_s", kind="stable")
@@ -64,6 +64,7 @@ def simulated_rows(steps: Sequence[SimulatedStep]) -> pd.DataFrame:
             "began_s": began_s,
             "ended_s": ended_s,
             "turn_generate_s": t.turn_generate_s,
+            "turn_wait_s": t.turn_wait_s,
             "turn_tool_s": t.turn_tool_s,
         }
         for step in steps
@@ -87,10 +88,10 @@ def _lanes(rows: pd.DataFrame) -> list[int]:
 
 
 def _trajectory_spans(lane: int, row: Any) -> list[tuple[Any, ...]]:
-    """Turn after turn; what is left at the end (opening and closing a session, waiting for the event loop) is other."""
+    """Turn after turn; what is left at the end (closing the session, waiting for the event loop) is other."""
     found, at = [], row.began_s
-    for generate_s, tool_s in zip(row.turn_generate_s, row.turn_tool_s, strict=True):
-        for kind, seconds in (("generate", generate_s), ("tool", tool_s)):
+    for times in zip(row.turn_generate_s, row.turn_wait_s, row.turn_tool_s, strict=True):
+        for kind, seconds in zip(("generate", "wait", "tool"), times, strict=True):
             if seconds > 0:
                 found.append((lane, kind, row.step, at, min(at + seconds, row.ended_s)))
             at = min(at + seconds, row.ended_s)

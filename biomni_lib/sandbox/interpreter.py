@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
+from biomni_lib.sandbox.languages import BlockFailed, LanguageUnavailable, run_foreign, split_language
 from biomni_lib.sandbox.output import BoundedOutput, collect_raw
 
 _BLOCK_NAME = "<block {}>"
@@ -92,6 +93,10 @@ class Interpreter:
         """Everything that an interrupt may stop; `_on_alarm` raises only below this frame."""
         signal.signal(signal.SIGALRM, self._on_alarm)
         signal.setitimer(signal.ITIMER_REAL, self._timeout_s, _REPEAT_S)
+        marker, rest = split_language(code)
+        if marker:
+            run_foreign(marker, rest)
+            return
         linecache.cache[name] = (len(code), None, code.splitlines(keepends=True), name)
         tree = ast.parse(code, name)
         last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
@@ -112,10 +117,12 @@ class Interpreter:
 
 
 def _seed_generators(seed: int) -> None:
-    """Seed Python's global generator, and NumPy's where it is loaded."""
+    """Seed Python's global generator and, where NumPy is loaded, its own and those that are made without a seed."""
     random.seed(seed)
     if "numpy" in sys.modules:
-        sys.modules["numpy"].random.seed(seed % (1 << 32))
+        numpy_random = sys.modules["numpy"].random
+        numpy_random.seed(seed % (1 << 32))
+        numpy_random.bit_generator.randbits = random.Random(seed).getrandbits
 
 
 def _describe(error: BaseException) -> str:
@@ -123,6 +130,8 @@ def _describe(error: BaseException) -> str:
 
     A line is shown once, however many comprehensions it holds, and without marks below it: the same on every Python.
     """
+    if isinstance(error, BlockFailed | LanguageUnavailable):
+        return f"{type(error).__name__}: {error}\n"
     try:
         trace = error.__traceback__
         summary = traceback.TracebackException(type(error), error, trace, limit=-_FRAMES_MAX, compact=True)

@@ -1,21 +1,20 @@
-"""Shutting the zygote and its sessions in, one layer for each.
+"""The tier of namespaces: shutting the zygote and its sessions in, one layer for each.
 
-`strict`: the zygote lives in its own user, mount, pid, network, ipc, uts and cgroup namespaces below a minimal
+The zygote lives in its own user, mount, pid, network, ipc, uts and cgroup namespaces below a minimal
 read-only root; every session adds a user, mount and pid namespace of its own, a private scratch space, no capability,
-no_new_privs and the system-call filter. `process`: rlimits only, for machines without namespaces (macOS).
-What the machine refuses is an `IsolationError` that says which step and the remedy.
+no_new_privs and the system-call filter.
+What the machine refuses is an `IsolationError` that says which step.
 """
 
+import contextlib
 import os
 import signal
 import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from biomni_lib.sandbox import kernel, root, seccomp
 from biomni_lib.sandbox.limits import Baseline, Limits, apply_limits
+from biomni_lib.sandbox.protection import settle_in, step
 
 _NOBODY = 65534
 _INSIDE_ZYGOTE, _INSIDE_SESSION = 1, 1000
@@ -29,23 +28,6 @@ _ZYGOTE_NAMESPACES = (
     | kernel.CLONE_NEWCGROUP
 )
 _SESSION_NAMESPACES = kernel.CLONE_NEWUSER | kernel.CLONE_NEWNS
-REMEDY = (
-    "run on Linux 5.14 or later with user namespaces (Ubuntu: sysctl kernel.apparmor_restrict_unprivileged_userns=0; "
-    "Docker: --security-opt seccomp=unconfined --security-opt apparmor=unconfined), or choose "
-    'sandbox.isolation = "process", which does not protect this machine from the code that models write'
-)
-
-
-class IsolationError(Exception):
-    """The machine refuses one step of the isolation."""
-
-
-@contextmanager
-def _step(what: str) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, KeyError, AttributeError) as error:
-        raise IsolationError(f"this machine gives no {what} ({error}); {REMEDY}") from None
 
 
 def _write_identity_maps(proc: int, process: str, users: str, groups: str) -> None:
@@ -85,13 +67,7 @@ def _unshare_mapped_from_outside(namespaces: int, proc: int, identity_map: str) 
         raise PermissionError("the user map cannot be written")
 
 
-def _settle_in(folder: str) -> None:
-    """Make a folder the working, home and temporary directory."""
-    os.chdir(folder)
-    os.environ["HOME"] = os.environ["TMPDIR"] = tempfile.tempdir = folder
-
-
-class StrictIsolation:
+class NamespaceIsolation:
     """Namespaces, minimal root, filter and limits; one object lives through launcher, zygote and sessions.
 
     Args:
@@ -99,7 +75,8 @@ class StrictIsolation:
         lake_dir: the one data folder that sessions may read, or None.
     """
 
-    name = "strict"
+    name = "namespaces"
+    missing: tuple[str, ...] = ()
 
     def __init__(self, limits: Limits, lake_dir: Path | None) -> None:
         self._limits, self._lake_dir = limits, lake_dir
@@ -111,7 +88,7 @@ class StrictIsolation:
 
         As root two users exist inside: root, who may read what root may and never runs user code, and nobody.
         """
-        with _step("user, pid and network namespaces"):
+        with step("user, pid and network namespaces"):
             if self._as_root:
                 os.setgroups([])
                 _unshare_mapped_from_outside(_ZYGOTE_NAMESPACES, self._proc, f"0 0 1\n{_INSIDE_ZYGOTE} {_NOBODY} 1")
@@ -124,7 +101,7 @@ class StrictIsolation:
         kernel.die_with_parent(signal.SIGKILL)
         self._baseline = Baseline.measure()
         self._pid_namespace = os.pidfd_open(os.getpid())
-        with _step("private mounts and minimal root"):
+        with step("private mounts and minimal root"):
             root.enter_minimal_root(self._lake_dir)
 
     def fork(self) -> int:
@@ -142,7 +119,7 @@ class StrictIsolation:
         """Drop, in the session's process, every right that is left."""
         identity = _INSIDE_ZYGOTE if self._as_root else 0
         os.setsid()
-        with _step("namespaces for a session"):
+        with step("namespaces for a session"):
             if self._as_root:
                 os.setresgid(identity, identity, identity)
                 os.setresuid(identity, identity, identity)
@@ -151,56 +128,22 @@ class StrictIsolation:
             identity_map = f"{_INSIDE_SESSION} {identity} 1"
             _write_identity_maps(self._proc, "self", identity_map, identity_map)
             root.mount_scratch(self._limits.scratch_mb)
-            _settle_in(root.SCRATCH)
-        with _step("limits and capabilities"):
+            settle_in(root.SCRATCH)
+        with step("limits and capabilities"):
             apply_limits(self._limits, self._baseline)
             kernel.drop_capabilities()
             kernel.forbid_new_privileges()
 
     def seal_session(self) -> None:
         """Install the system-call filter, the last step before user code."""
-        with _step("seccomp filter"):
+        with step("seccomp filter"):
             seccomp.install_filter()
 
+    def tidy(self) -> None:
+        """Reap what has ended; the kernel ends a session's processes and its scratch space with its first process."""
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
 
-class ProcessIsolation:
-    """A plain child process with rlimits: user code can read the host's files and reach its network.
-
-    Args:
-        limits: bounds of one session.
-        scratch_dir: where each session gets a folder.
-    """
-
-    name = "process"
-
-    def __init__(self, limits: Limits, scratch_dir: Path) -> None:
-        self._limits, self._scratch_dir = limits, scratch_dir
-
-    def enter_launcher(self) -> None:
-        """Nothing to do."""
-
-    def enter_zygote(self) -> None:
-        """Measure what sessions inherit."""
-        if sys.platform == "linux":
-            kernel.die_with_parent(signal.SIGKILL)
-        self._baseline = Baseline.measure()
-
-    def fork(self) -> int:
-        """fork(2)."""
-        return os.fork()
-
-    def enter_session(self) -> None:
-        """Become a process group of its own, with a folder of its own, and bound it."""
-        os.setsid()
-        folder = self._scratch_dir / str(os.getpid())
-        folder.mkdir()
-        _settle_in(str(folder))
-        if sys.platform == "linux":
-            kernel.die_with_parent(signal.SIGKILL)
-        apply_limits(self._limits, self._baseline)
-
-    def seal_session(self) -> None:
-        """Nothing to do."""
-
-
-Isolation = StrictIsolation | ProcessIsolation
+    def end(self) -> None:
+        """Nothing to do: the kernel ends every session with the zygote."""

@@ -7,6 +7,8 @@ those of the kernel's user-space headers (x86_64 and aarch64).
 import ctypes
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS = 0x00020000, 0x02000000, 0x04000000
 CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x08000000, 0x10000000, 0x20000000, 0x40000000
@@ -14,6 +16,7 @@ MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_BIND, MS_REC, MS_PRIVATE = 1, 2, 4
 ATTR_RDONLY, ATTR_NOSUID, ATTR_NODEV, ATTR_NOEXEC = 1, 2, 4, 8
 _MNT_DETACH, _AT_FDCWD, _AT_RECURSIVE = 2, -100, 0x8000
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 1, 4, 24, 38, 47
+_PR_SET_CHILD_SUBREAPER = 36
 _CAPABILITY_VERSION_3, _LAST_CAPABILITY = 0x20080522, 63
 _SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 _SYS_MOUNT_SETATTR = 442
@@ -76,11 +79,16 @@ def pivot_root(new_root: str, old_root: str) -> None:
     call("syscall", number, os.fsencode(new_root), os.fsencode(old_root))
 
 
-def drop_capabilities() -> None:
-    """Empty the bounding, ambient, effective, permitted and inheritable sets of this process, for good."""
+def drop_bounding_capabilities() -> None:
+    """Empty the bounding set, so that no program that is run gains a capability; as root only, before giving it up."""
     for capability in range(_LAST_CAPABILITY + 1):
         if _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0) == -1:
             break
+
+
+def drop_capabilities() -> None:
+    """Empty the bounding, ambient, effective, permitted and inheritable sets of this process, for good."""
+    drop_bounding_capabilities()
     _libc.prctl(_PR_CAP_AMBIENT, 4, 0, 0, 0)
     header = _CapHeader(_CAPABILITY_VERSION_3, 0)
     call("capset", ctypes.byref(header), ctypes.byref((ctypes.c_uint32 * 6)()))
@@ -99,3 +107,31 @@ def die_with_parent(signal_number: int) -> None:
 def own_proc_files() -> None:
     """Make /proc/self belong to this process's user again, after a change of user."""
     call("prctl", _PR_SET_DUMPABLE, 1, 0, 0, 0)
+
+
+def adopt_orphans() -> None:
+    """Become the parent of every descendant whose own parent ends."""
+    call("prctl", _PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+@contextmanager
+def acting_as_owner(pid: int) -> Iterator[None]:
+    """Let this thread, where it is root, read /proc as the user of a process: root without CAP_SYS_PTRACE may not."""
+    owner = _owner(pid) if os.geteuid() == 0 else 0
+    if owner:
+        _libc.setfsgid(owner)
+        _libc.setfsuid(owner)
+    try:
+        yield
+    finally:
+        if owner:
+            _libc.setfsuid(0)
+            _libc.setfsgid(0)
+
+
+def _owner(pid: int) -> int:
+    """A process's user; 0 when it is gone."""
+    try:
+        return os.stat(f"/proc/{pid}").st_uid
+    except OSError:
+        return 0

@@ -11,6 +11,8 @@ from pathlib import Path
 MIB = 1 << 20
 _SHARED_MIB = 1024
 """Address space beyond a session's memory: thread stacks and files mapped read-only."""
+SCRATCH_FILES = 8192
+"""Files and folders that the scratch space of a session may hold."""
 
 
 @dataclass(frozen=True)
@@ -63,13 +65,17 @@ class Baseline:
         return cls(_status_kib("VmData") * 1024, _status_kib("VmSize") * 1024)
 
 
-def apply_limits(limits: Limits, baseline: Baseline) -> None:
-    """Bound this process and its future children, soft and hard alike."""
+def apply_limits(limits: Limits, baseline: Baseline, *, foreign_tasks: int = 0) -> None:
+    """Bound this process and its future children, soft and hard alike.
+
+    Args:
+        foreign_tasks: processes and threads that the kernel counts for this user beside those of the session.
+    """
     data = baseline.data + limits.process_memory_bytes
     values = {
         "RLIMIT_DATA": data,
         "RLIMIT_AS": baseline.address_space + limits.process_memory_bytes + _SHARED_MIB * MIB,
-        "RLIMIT_NPROC": limits.processes,
+        "RLIMIT_NPROC": limits.processes + foreign_tasks,
         "RLIMIT_FSIZE": limits.scratch_mb * MIB,
         "RLIMIT_NOFILE": limits.files,
         "RLIMIT_CPU": limits.cpu_s,

@@ -26,18 +26,18 @@ from biomni_lib.sandbox.kernel import (
     pivot_root,
     restrict_mount,
 )
+from biomni_lib.sandbox.limits import SCRATCH_FILES
 
 SCRATCH = "/sandbox"
 """The one writable place; also the working and home directory, and `/tmp` unless the host's lake or Python is there."""
 _SCRATCH_LINKS = ("/tmp", "/var/tmp", "/dev/shm")
-_SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc/ld.so.cache", "/etc/alternatives")
+_SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc/ld.so.cache", "/etc/alternatives", "/etc/R")
 _PREFIX_PARTS = ("bin", "lib", "lib64", "pyvenv.cfg")
-_DEVICES = ("null", "zero", "full", "random", "urandom")
-_PACKAGE = Path(__file__).resolve().parents[1]
-_PACKAGE_PARTS = ("__init__.py", "errors.py", "lake", "tools", "sandbox")
+DEVICES = ("null", "zero", "full", "random", "urandom")
+PACKAGE = Path(__file__).resolve().parents[1]
+PACKAGE_PARTS = ("__init__.py", "errors.py", "notes.py", "lake", "tools", "sandbox")
 _OLD_ROOT = "/.old_root"
 _READ_ONLY = ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV
-_INODES = 8192
 
 
 def _python_paths() -> Iterator[str]:
@@ -76,10 +76,10 @@ def _bind(path: str, attributes: int) -> None:
 
 def _bind_package() -> None:
     """Cover this package with an empty folder and show in it the rooms that tools need."""
-    package = str(_PACKAGE)
+    package = str(PACKAGE)
     os.makedirs(package, exist_ok=True)
     mount("tmpfs", package, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755")
-    for part in _PACKAGE_PARTS:
+    for part in PACKAGE_PARTS:
         if os.path.exists(f"{_OLD_ROOT}{package}/{part}"):
             _bind(f"{package}/{part}", _READ_ONLY)
     restrict_mount(package, _READ_ONLY, recursive=False)
@@ -92,7 +92,7 @@ def _make_folders() -> None:
         if not os.path.lexists(link):
             os.makedirs(os.path.dirname(link), exist_ok=True)
             os.symlink(SCRATCH, link)
-    for device in _DEVICES:
+    for device in DEVICES:
         _bind(f"/dev/{device}", ATTR_RDONLY | ATTR_NOSUID | ATTR_NOEXEC)
     Path("/etc/passwd").write_text(f"sandbox:x:1000:1000::{SCRATCH}:/bin/sh\n")
 
@@ -119,4 +119,10 @@ def enter_minimal_root(lake_dir: Path | None) -> None:
 
 def mount_scratch(size_mb: int) -> None:
     """Give this process, in its own mount namespace, an empty private scratch space."""
-    mount("tmpfs", SCRATCH, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, f"size={size_mb}m,nr_inodes={_INODES},mode=700")
+    mount(
+        "tmpfs",
+        SCRATCH,
+        "tmpfs",
+        MS_NOSUID | MS_NODEV | MS_NOEXEC,
+        f"size={size_mb}m,nr_inodes={SCRATCH_FILES},mode=700",
+    )

@@ -5,12 +5,11 @@ says so and the next block starts in a fresh process with the same seed. Only mi
 """
 
 import asyncio
-import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from biomni_lib.errors import SandboxError
-from biomni_lib.sandbox.observation import Observation, clean_text
+from biomni_lib.sandbox.observation import Latency, Observation, clean_text
 from biomni_lib.sandbox.wire import WireError
 from biomni_lib.sandbox.worker import Reply, Worker
 
@@ -33,7 +32,7 @@ class Session:
         self._busy = self._closed = self._died_idle = False
 
     async def execute(self, code: str, timeout_s: float | None = None) -> Observation:
-        """Run a block of code in the session's namespace.
+        """Run a block of code in the session's namespace, as soon as its class has a place.
 
         Args:
             code: Python source; the value of a last expression is shown as in the interactive interpreter.
@@ -47,9 +46,11 @@ class Session:
             raise SandboxError(f"timeout_s is {limit_s}; it must be above 0 and at most {_DAY_S}")
         self._busy = True
         finished = False
+        latency = Latency()
         try:
-            worker = await self._live_worker()
-            observation = await self._run(worker, code, limit_s)
+            worker = await self._live_worker(latency)
+            async with self._sandbox.places.take(code, latency):
+                observation = await self._run(worker, code, limit_s, latency)
             finished = True
             return observation
         finally:
@@ -62,12 +63,12 @@ class Session:
         self._closed = True
         self._drop_worker()
 
-    async def _live_worker(self) -> Worker:
+    async def _live_worker(self, latency: Latency) -> Worker:
         if self._worker is not None and not self._worker.handle.alive():
             self._drop_worker()
             self._died_idle = True
         if self._worker is None:
-            self._worker = await self._sandbox.start_worker(self._seed)
+            self._worker = await self._sandbox.start_worker(self._seed, latency)
         return self._worker
 
     def _drop_worker(self) -> None:
@@ -75,18 +76,17 @@ class Session:
             self._sandbox.stop_worker(self._worker)
             self._worker = None
 
-    async def _run(self, worker: Worker, code: str, timeout_s: float) -> Observation:
-        started = time.monotonic()
-        with self._sandbox.watched(worker):
+    async def _run(self, worker: Worker, code: str, timeout_s: float, latency: Latency) -> Observation:
+        with self._sandbox.watched(worker), latency.counted("run_s"):
             reply = await self._reply(worker, code, timeout_s)
-        seconds = time.monotonic() - started
         if isinstance(reply, str):
             self._drop_worker()
             reply = Reply(f"[{reply}; {_LOST}]", ok=False, truncated=False)
         prefix = _FRESH if self._died_idle else ""
         self._died_idle = False
         text, cut = clean_text(prefix + reply.text, self._sandbox.limits.output_chars)
-        return Observation(text, reply.ok, seconds, reply.truncated or cut)
+        truncated = reply.truncated or cut
+        return Observation(text, reply.ok, latency.run_s, truncated, latency.queue_s, latency.start_s)
 
     async def _reply(self, worker: Worker, code: str, timeout_s: float) -> Reply | str:
         """The session's reply, or why there is none."""
@@ -100,9 +100,8 @@ class Session:
                 return f"the block did not stop after {timeout_s:g} s and was killed"
             return task.result()
         except _GONE:
-            if self._sandbox.exceeded_memory(worker):
-                return f"the session used more than its {limits.memory_mb} MiB of memory and was killed"
-            return "the interpreter died"
+            excess = self._sandbox.excess(worker)
+            return f"the session used more than its {excess} and was killed" if excess else "the interpreter died"
         finally:
             task.cancel()
 

@@ -12,9 +12,19 @@ def lake_tools(lake_dir: Path | None) -> dict[str, Callable[..., Any]]:
         lake_dir: the built lake, or None for a session without tools.
     Raises: DataError when the lake is missing or corrupt.
     """
+    return _tools(lake_dir, cached=False)
+
+
+def cached_lake_tools(lake_dir: Path | None) -> dict[str, Callable[..., Any]]:
+    """The same tools with an empty cache of their results, of which every session forks a copy of its own."""
+    return _tools(lake_dir, cached=True)
+
+
+def _tools(lake_dir: Path | None, *, cached: bool) -> dict[str, Callable[..., Any]]:
     if lake_dir is None:
         return {}
     from biomni_lib.lake import Lake
-    from biomni_lib.tools import tool_functions
+    from biomni_lib.tools import ResultCache, tool_functions
 
-    return dict(tool_functions(Lake.open(lake_dir)))
+    lake = Lake.open(lake_dir)
+    return dict(tool_functions(lake, ResultCache(lake.manifest.arrays_sha256) if cached else None))

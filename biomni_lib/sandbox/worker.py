@@ -33,7 +33,7 @@ class ZygoteSettings:
     """What the zygote is told once.
 
     Attributes:
-        isolation: `strict` or `process`.
+        isolation: `strict`, or one tier by name (`tiers.py`).
         limits: bounds of one session.
         lake_dir: folder that sessions may read, or None.
         provider: `module:function` that gives the names of a session.
@@ -48,7 +48,10 @@ class ZygoteSettings:
 
 
 class ProcessHandle:
-    """A session's process, named without a race by its pidfd; by its process group where there are none (macOS)."""
+    """A session's first process, named without a race by its pidfd; by its process group where there are none (macOS).
+
+    Whatever else the session started ends with it, by its pid namespace or by the zygote's hand.
+    """
 
     def __init__(self, pid: int, pidfd: int | None) -> None:
         self._pidfd, self._closed, self._lock = pidfd, False, threading.Lock()
@@ -146,7 +149,7 @@ class ZygoteProcess:
     def __init__(self, settings: ZygoteSettings) -> None:
         self._settings = settings
         self._lock = asyncio.Lock()
-        self._scratch = Path(tempfile.mkdtemp(prefix="sandbox-")) if settings.isolation == "process" else None
+        self.scratch_dir = Path(tempfile.mkdtemp(prefix="sandbox-"))
         self._control, theirs = socket.socketpair()
         self._control.setblocking(False)
         descriptor = theirs.fileno()
@@ -162,9 +165,15 @@ class ZygoteProcess:
         )
         theirs.close()
 
-    async def load(self) -> None:
+    @property
+    def pid(self) -> int:
+        """Of the launcher, the root of every process of the zygote and its sessions."""
+        return self._process.pid
+
+    async def load(self) -> tuple[str, tuple[str, ...]]:
         """Send the settings and wait until everything is loaded and shut in.
 
+        Returns: the tier that was chosen, and what the machine does not give.
         Raises: SandboxError when the machine refuses the isolation or the names cannot be loaded.
         """
         settings = self._settings
@@ -174,7 +183,7 @@ class ZygoteProcess:
             "lake_dir": str(settings.lake_dir.resolve()) if settings.lake_dir else None,
             "provider": settings.provider,
             "preload": settings.preload,
-            "scratch_dir": str(self._scratch) if self._scratch else None,
+            "scratch_dir": str(self.scratch_dir),
         }
         try:
             self._control.sendall(encode_frame(message))
@@ -184,6 +193,7 @@ class ZygoteProcess:
             raise SandboxError(f"the sandbox did not load within {_LOAD_S:g} s ({error!r})") from None
         if "error" in reply:
             raise _error_of(reply, settings.isolation)
+        return reply["tier"], tuple(reply["missing"])
 
     async def open(self, seed: int) -> Worker:
         """Fork a session.
@@ -202,7 +212,12 @@ class ZygoteProcess:
             ours.close()
             raise SandboxError(f"the sandbox cannot start a session: {reply['error']}")
         handle = ProcessHandle(reply["pid"], descriptors[0] if descriptors else None)
-        reader, writer = await asyncio.open_connection(sock=ours)
+        try:
+            reader, writer = await asyncio.open_connection(sock=ours)
+        except BaseException:
+            handle.close()
+            ours.close()
+            raise
         worker = Worker(handle, reader, writer, self._settings.limits)
         try:
             await worker.wait_ready(self._settings.limits.start_s)
@@ -241,8 +256,7 @@ class ZygoteProcess:
         except subprocess.TimeoutExpired:
             self._process.kill()
             await asyncio.to_thread(self._process.wait)
-        if self._scratch is not None:
-            shutil.rmtree(self._scratch, ignore_errors=True)
+        await asyncio.to_thread(shutil.rmtree, self.scratch_dir, ignore_errors=True)
 
 
 def _close_descriptors(exchange: asyncio.Task[tuple[dict[str, Any], list[int]]]) -> None:
@@ -272,9 +286,10 @@ def _clean_environment(provider: str) -> dict[str, str]:
     """The zygote's whole environment: nothing of this process's but where to import from."""
     threads = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL", "ARROW_IO", "NUMEXPR")}
     return {
-        "PATH": "/usr/bin:/bin",
+        "PATH": "/usr/local/bin:/usr/bin:/bin",
         "LANG": "C.UTF-8",
         "MPLBACKEND": "Agg",
+        "ARROW_DEFAULT_MEMORY_POOL": "system",  # the others reserve huge pages for each session
         "PYTHONPATH": os.pathsep.join(_import_folders(provider)),
         "PYTHONHASHSEED": "0",
         "PYTHONUTF8": "1",

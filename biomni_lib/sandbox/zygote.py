@@ -1,15 +1,18 @@
 """The process that has everything loaded and forks a session in milliseconds.
 
 `python -m biomni_lib.sandbox.zygote FD`, with an empty environment and one inherited socket. It reads its settings,
-loads the libraries and the tools' names, shuts itself in (`isolation.py`), freezes the garbage collector so that pages
+loads the libraries and the tools' names, shuts itself in (`tiers.py`), freezes the garbage collector so that pages
 stay shared, and then forks one session for each socket that the parent hands over (SCM_RIGHTS). End of file on the
-control socket ends it, and the kernel ends every process of its pid namespace with it.
+control socket ends it, and every session ends with it.
 """
 
 import array
+import contextlib
 import gc
 import importlib
+import importlib.util
 import os
+import select
 import signal
 import socket
 import sys
@@ -18,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from biomni_lib.sandbox.interpreter import Interpreter
-from biomni_lib.sandbox.isolation import Isolation, IsolationError, ProcessIsolation, StrictIsolation
 from biomni_lib.sandbox.limits import Limits
+from biomni_lib.sandbox.protection import IsolationError
+from biomni_lib.sandbox.tiers import Isolation, choose
 from biomni_lib.sandbox.wire import encode_frame, receive_frame
 
 _STANDARD_DESCRIPTORS = 3
@@ -30,6 +34,15 @@ def load_names(provider: str, lake_dir: Path | None) -> dict[str, Any]:
     module, _, function = provider.partition(":")
     provide: Callable[[Path | None], Mapping[str, Any]] = getattr(importlib.import_module(module), function)
     return dict(provide(lake_dir))
+
+
+def preload(modules: list[str]) -> list[str]:
+    """Load modules for all sessions; those whose package is not installed."""
+    absent = [module for module in modules if importlib.util.find_spec(module.partition(".")[0]) is None]
+    for module in modules:
+        if module not in absent:
+            importlib.import_module(module)
+    return absent
 
 
 def _open_descriptors() -> set[int]:
@@ -69,25 +82,36 @@ class Zygote:
     def prepare(self) -> None:
         """Load what sessions need, then shut this process in."""
         before = _open_descriptors()
-        for module in self._settings["preload"]:
-            importlib.import_module(module)
+        self.absent = preload(self._settings["preload"])
         lake_dir = self._settings["lake_dir"]
         self._names = load_names(self._settings["provider"], Path(lake_dir) if lake_dir else None)
         self._provided = _open_descriptors() - before
         self._isolation.enter_zygote()
-        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        self._watch_children()
         gc.collect()
         gc.disable()
         gc.freeze()
 
     def serve(self) -> None:
-        """Answer the parent's requests until it goes."""
+        """Answer the parent's requests until it goes, and tidy up after every session that ends."""
         while True:
-            data, descriptors, _, _ = socket.recv_fds(self._control, 4096, 1)
-            if not data:
-                return
-            seed = int.from_bytes(data, "big")
-            self._open_session(seed, descriptors[0])
+            readable, _, _ = select.select([self._control, self._child_ended], [], [])
+            if self._child_ended in readable:
+                self._child_ended.recv(4096)
+                self._isolation.tidy()
+            if self._control in readable:
+                data, descriptors, _, _ = socket.recv_fds(self._control, 4096, 1)
+                if not data:
+                    return
+                self._open_session(int.from_bytes(data, "big"), descriptors[0])
+
+    def _watch_children(self) -> None:
+        """Have the end of a child wake `serve`."""
+        self._child_ended, wakeup = socket.socketpair()
+        for end in (self._child_ended, wakeup):
+            end.setblocking(False)
+        signal.set_wakeup_fd(wakeup.detach(), warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
 
     def _open_session(self, seed: int, descriptor: int) -> None:
         pidfds: list[int] = []
@@ -108,6 +132,7 @@ class Zygote:
         """The child's whole life; never returns into the zygote's loop."""
         status = 1
         try:
+            signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             gc.enable()
             peer = socket.socket(fileno=descriptor)
@@ -137,32 +162,38 @@ class Zygote:
         return True
 
 
-def _make_isolation(settings: dict[str, Any]) -> Isolation:
-    limits = Limits(**settings["limits"])
-    if settings["isolation"] == "strict":
-        return StrictIsolation(limits, Path(settings["lake_dir"]) if settings["lake_dir"] else None)
-    return ProcessIsolation(limits, Path(settings["scratch_dir"]))
+def _choose(settings: dict[str, Any]) -> tuple[Isolation, tuple[str, ...]]:
+    lake_dir = Path(settings["lake_dir"]) if settings["lake_dir"] else None
+    return choose(settings["isolation"], Limits(**settings["limits"]), lake_dir, Path(settings["scratch_dir"]))
 
 
 def main(descriptor: int) -> int:
-    """Launch the zygote as the first child, wait for its end."""
+    """Choose the isolation, launch the zygote as the first child, wait for its end and clear up after it."""
     control = socket.socket(fileno=descriptor)
     settings = receive_frame(control)
-    isolation = _make_isolation(settings)
     try:
+        isolation, missing = _choose(settings)
         isolation.enter_launcher()
+        scratch_dir = Path(settings["scratch_dir"])
+        above = os.open(scratch_dir.parent, os.O_RDONLY)  # the zygote takes this process's root away
         pid = os.fork()
         if pid:
             control.close()
             os.waitpid(pid, 0)
+            isolation.end()
+            with contextlib.suppress(OSError):  # the parent may be quicker
+                os.rmdir(scratch_dir.name, dir_fd=above)
             return 0
+        os.close(above)
         zygote = Zygote(control, isolation, settings)
         zygote.prepare()
     except Exception as error:  # noqa: BLE001 - what a provider raises while loading is the parent's to report
         control.sendall(encode_frame({"error": str(error) or type(error).__name__, "kind": type(error).__name__}))
         return 1
-    control.sendall(encode_frame({"ready": True}))
+    missing += tuple(f"module {module}" for module in zygote.absent)
+    control.sendall(encode_frame({"ready": True, "tier": isolation.name, "missing": missing}))
     zygote.serve()
+    isolation.end()
     return 0
 
 

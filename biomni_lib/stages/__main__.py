@@ -1,15 +1,14 @@
 """The command line of the stages: `python -m biomni_lib.stages COMMAND --preset cpu`; `make` calls it."""
 
 import contextlib
-import json
 import sys
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from biomni_lib.config import RunConfig, load_config
-from biomni_lib.errors import BiomniError, ConfigError
+from biomni_lib.config import RunConfig, load_config, parse_setting
+from biomni_lib.errors import BiomniError
 from biomni_lib.stages.paths import paths
 
 INTERRUPTED = 130
@@ -20,11 +19,14 @@ Preset = Annotated[str, typer.Option(help="Sizes and engines; `python -m biomni_
 Seed = Annotated[int, typer.Option(help="Root of all randomness; each seed has a folder of its own.")]
 RunsRoot = Annotated[str, typer.Option(help="Folder of all runs.", envvar="BIOMNI_RUNS_ROOT")]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="A setting, such as rl.steps=5; may be repeated.")]
+Only = Annotated[
+    list[str] | None, typer.Option(help="A measurement, such as sandbox.call_ms, or a family; may be repeated.")
+]
 
 
 def settings(preset: str, seed: int, runs_root: str, changed: list[str] | None) -> RunConfig:
     """The settings that the options name. Raises: ConfigError."""
-    return load_config(preset, seed=seed, runs_root=runs_root, **dict(_setting(text) for text in changed or []))
+    return load_config(preset, seed=seed, runs_root=runs_root, **dict(parse_setting(text) for text in changed or []))
 
 
 @app.command()
@@ -106,11 +108,13 @@ def figures(preset: Preset = "cpu", seed: Seed = 0, runs_root: RunsRoot = "runs"
 
 
 @app.command()
-def bench(preset: Preset = "cpu", seed: Seed = 0, runs_root: RunsRoot = "runs", changed: Settings = None) -> None:
+def bench(
+    preset: Preset = "cpu", seed: Seed = 0, runs_root: RunsRoot = "runs", changed: Settings = None, only: Only = None
+) -> None:
     """Measure speed as ratios within one run, into bench.json."""
     from biomni_lib.stages import bench
 
-    bench.run(settings(preset, seed, runs_root, changed))
+    bench.run(settings(preset, seed, runs_root, changed), only=only or ())
 
 
 def _print_results(config: RunConfig) -> None:
@@ -152,17 +156,6 @@ def main() -> None:
     except BiomniError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
-
-
-def _setting(text: str) -> tuple[str, Any]:
-    """`rl.steps=5` as a name and a value; a value that is not JSON is text."""
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise ConfigError(f"--set {text}: must be NAME=VALUE, such as rl.steps=5")
-    try:
-        return name, json.loads(value)
-    except json.JSONDecodeError:
-        return name, value
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from biomni_lib.config import RunConfig
 from biomni_lib.engines.scripted import ScriptedEngine
 from biomni_lib.errors import DataError, RunError
 from biomni_lib.provenance import Manifest, code_hash, config_hash, read_manifest
-from biomni_lib.sandbox import Sandbox
+from biomni_lib.sandbox import Environment, start_environment
 from biomni_lib.sft import teacher
 from biomni_lib.sft.rejection import draw_strategy
 from biomni_lib.stages.build_data import load_instances, open_lake, open_tasks
@@ -68,7 +68,7 @@ def evaluate_heuristics(run: StageRun, tasks: Mapping[str, Task], instances: Seq
 
 
 async def evaluate_teacher(
-    run: StageRun, model: str, mix: Mapping[str, float], instances: Sequence[Instance], sandbox: Sandbox
+    run: StageRun, model: str, mix: Mapping[str, float], instances: Sequence[Instance], sandbox: Environment
 ) -> pd.DataFrame:
     """Roll the scripted teacher out.
 
@@ -93,7 +93,7 @@ async def evaluate_teacher(
 
 
 async def evaluate_model(
-    run: StageRun, model: str, model_dir: Path, instances: Sequence[Instance], sandbox: Sandbox
+    run: StageRun, model: str, model_dir: Path, instances: Sequence[Instance], sandbox: Environment
 ) -> pd.DataFrame:
     """Load a model into an engine, roll it out, and close the engine.
 
@@ -128,7 +128,7 @@ async def run_all(config: RunConfig) -> pd.DataFrame:
     models = {"base": run.paths.base, "sft": run.paths.sft_model, "rl": run.paths.rl_model}
     if run.paths.sft_best.is_dir():
         models["sft_best"] = run.paths.sft_best
-    async with await Sandbox.start(config.sandbox, config.lake_dir) as sandbox:
+    async with await start_environment(config, config.lake_dir) as sandbox:
         await evaluate_teacher(run, "teacher", teacher.STRATEGIES, instances, sandbox)
         await evaluate_teacher(run, "teacher_best", teacher.BEST_STRATEGY, instances, sandbox)
         for model, folder in models.items():
@@ -177,7 +177,7 @@ def draw(config: RunConfig) -> dict[str, Drawing]:
 class _OpenModel:
     """A model in an engine, opened at the first rollout: rows that are there already cost nothing."""
 
-    def __init__(self, config: RunConfig, model_dir: Path, sandbox: Sandbox) -> None:
+    def __init__(self, config: RunConfig, model_dir: Path, sandbox: Environment) -> None:
         self.config, self.model_dir, self.sandbox = config, model_dir, sandbox
         self.engine: Any = None
 

@@ -47,14 +47,15 @@ SAY_EVERY_S = 15.0
 """Seconds between progress lines where they are kept, in a log; a terminal's one line follows at once."""
 
 
-def run_notebooks(config: RunConfig) -> bool:
-    """Run what is not done.
+def run_notebooks(config: RunConfig, last: str | None = None) -> bool:
+    """Run what is not done, up to a stage; all of them when None.
 
     Returns: whether anything had to run.
     Raises: ConfigError for a setting that a notebook does not take; RunError for a full disk, for a folder in use, and
         when a notebook fails: with stage, cell, last lines and the command that goes on.
     """
-    sources = {stage: _read(notebook_file(name)) for stage, name in NOTEBOOKS.items()}
+    stages = list(NOTEBOOKS)[: None if last is None else list(NOTEBOOKS).index(last) + 1]
+    sources = {stage: _read(notebook_file(NOTEBOOKS[stage])) for stage in stages}
     settings = parameters(config)
     for stage, source in sources.items():
         _refuse_unknown(NOTEBOOKS[stage], source, settings)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 
 from biomni_lib.errors import ConfigError
 from biomni_lib.lake import Lake
+from biomni_lib.tools.cache import ResultCache
 from biomni_lib.tools.functions import TOOLS
 
 _BY_NAME = {tool.__name__: tool for tool in TOOLS}
@@ -16,9 +17,14 @@ def tool_names() -> list[str]:
     return list(_BY_NAME)
 
 
-def tool_functions(lake: Lake) -> dict[str, Callable]:
-    """Every tool bound to a lake, by name; the functions keep their docstrings and show no lake argument."""
-    return {name: _bound(tool, lake) for name, tool in _BY_NAME.items()}
+def tool_functions(lake: Lake, cache: ResultCache | None = None) -> dict[str, Callable]:
+    """Every tool bound to a lake, by name; the functions keep their docstrings and show no lake argument.
+
+    Args:
+        cache: answers calls that repeat, with the same results; none when None.
+    """
+    bound = {name: _bound(tool, lake) for name, tool in _BY_NAME.items()}
+    return bound if cache is None else {name: cache.over(function) for name, function in bound.items()}
 
 
 def tool_signatures(names: Iterable[str] | None = None) -> list[str]:

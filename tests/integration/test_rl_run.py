@@ -141,7 +141,15 @@ def test_what_a_run_leaves_behind(toy_config: Callable[..., RunConfig], model_di
     names = {"reward/correctness", "reward/by_task/toy", "response/tokens", "async/staleness_max", "async/in_flight"}
     names |= {"policy/logprob_abs_diff", "policy/is_ratio", "optim/grad_norm", "time/weight_sync", "time/generate"}
     names |= {"perf/engine_idle_fraction", "perf/learner_idle_fraction", "rollout/errors", "async/dropped"}
-    names |= {"rollout/timeouts", "rollout/malformed", "time/tool", "perf/tokens_per_s", "pass_at_k"}
+    names |= {
+        "rollout/timeouts",
+        "rollout/malformed",
+        "time/tool",
+        "tool/run_s",
+        "tool/queue_s",
+        "perf/tokens_per_s",
+        "pass_at_k",
+    }
     assert names <= result.metrics[-1].keys()
     assert result.metrics[0]["policy/fresh_abs_diff_max"] < 1e-4
     AutoModelForCausalLM.from_pretrained(result.model_dir)

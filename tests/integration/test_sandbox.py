@@ -1,7 +1,13 @@
 """Sessions: what agent code may rely on."""
 
 import asyncio
+import contextlib
+import importlib.util
+import shutil
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -11,9 +17,11 @@ from hypothesis import strategies as st
 from biomni_lib.config import SandboxConfig
 from biomni_lib.errors import DataError, SandboxError
 from biomni_lib.sandbox import Sandbox
+from biomni_lib.sandbox.watchdog import tree_pids
 
 OUTPUT_CHARS = 1000
 CONFIG = SandboxConfig(output_chars=OUTPUT_CHARS, memory_mb=256, sessions_max=64)
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="a namespace is Linux's")
 in_module_loop = pytest.mark.asyncio(loop_scope="module")
 
 
@@ -200,6 +208,67 @@ async def test_seeds_repeat_by_session(sandbox):
 
 
 @in_module_loop
+async def test_generators_made_without_a_seed_repeat_by_session_too(sandbox):
+    code = "import numpy as np\n[float(np.random.default_rng().random()) for _ in range(2)]"
+    texts = []
+    for seed in (1, 1, 2):
+        async with await sandbox.open(seed) as session:
+            texts.append((await session.execute(code)).text)
+    assert texts[0] == texts[1] != texts[2] and len(set(texts[0].strip("[]").split(", "))) == 2
+
+
+@in_module_loop
+async def test_libraries_are_loaded_before_the_first_block(sandbox, session):
+    for module in ("numpy", "pandas", "scipy.stats", "scipy.sparse", "scipy.optimize"):
+        assert (await session.execute(f"import sys; {module!r} in sys.modules")).text == "True"
+    installed = importlib.util.find_spec("Bio") is not None
+    assert (await session.execute("'Bio.SeqIO' in sys.modules")).text == str(installed)
+    assert ("module Bio.SeqIO" in sandbox.protection.missing) is not installed
+
+
+@in_module_loop
+async def test_shell_blocks_share_the_sessions_files_and_tell_their_status(session):
+    await session.execute("open('table', 'w').write('b\\na\\n')")
+    observation = await session.execute("#!BASH\nsort table | tee sorted\necho done >&2")
+    assert (observation.text, observation.ok) == ("a\nb\ndone", True)
+    assert (await session.execute("open('sorted').read()")).text == "'a\\nb\\n'"
+    failed = await session.execute("#!BASH\necho before\nexit 3")
+    assert (failed.text, failed.ok) == ("before\nBlockFailed: bash ended with status 3", False)
+
+
+def running_children(pid: int) -> list[int]:
+    """Descendants of a process that have neither ended nor become zombies."""
+    running = []
+    for child in list(tree_pids(pid))[1:]:
+        with contextlib.suppress(FileNotFoundError):
+            if "Z (zombie)" not in Path(f"/proc/{child}/status").read_text():
+                running.append(child)
+    return running
+
+
+@in_module_loop
+async def test_a_shell_block_that_takes_too_long_ends_with_its_children_and_names_are_kept(session):
+    await session.execute("kept = 1")
+    observation = await session.execute("#!BASH\necho before; (sleep 60; echo late > late) & sleep 60", timeout_s=0.3)
+    assert observation.text.startswith("before\nTimeLimit: the block was stopped after 0.3 s") and not observation.ok
+    deadline = time.monotonic() + 10
+    while living := running_children(session._worker.handle.host_pid):
+        assert time.monotonic() < deadline, living
+        await asyncio.sleep(0.02)
+    assert (await session.execute("import os; kept, os.path.exists('late')")).text == "(1, False)"
+
+
+@in_module_loop
+async def test_r_blocks_run_where_r_is_installed_and_else_say_so(session):
+    observation = await session.execute("#!R\ncat(sum(1:4))", timeout_s=30)
+    if shutil.which("Rscript", path="/usr/local/bin:/usr/bin:/bin"):
+        assert (observation.text, observation.ok) == ("10", True)
+    else:
+        text = "LanguageUnavailable: this machine has no Rscript; write the block in Python"
+        assert (observation.text, observation.ok) == (text, False)
+
+
+@in_module_loop
 async def test_sixty_four_sessions_at_once_keep_to_themselves(sandbox):
     sessions = [await sandbox.open(seed) for seed in range(64)]
     await asyncio.gather(*(session.execute(f"mine = {seed}") for seed, session in enumerate(sessions)))
@@ -212,6 +281,42 @@ async def test_sixty_four_sessions_at_once_keep_to_themselves(sandbox):
     await sessions[0].close()
     assert (await waiting).text == "'place'"
     await asyncio.gather(*(session.close() for session in [*sessions, late]))
+
+
+@in_module_loop
+async def test_an_observation_tells_queue_start_and_run_apart(sandbox):
+    async with await sandbox.open(1) as session:
+        first = await session.execute("import time; time.sleep(0.2)")
+        second = await session.execute("1")
+    assert first.start_s > 0 and first.seconds >= 0.2 and first.queue_s < first.seconds
+    assert second.start_s == 0 and second.seconds < first.seconds
+
+
+async def test_blocks_beyond_the_limit_of_their_class_queue_and_keep_their_time_limit():
+    config = CONFIG.model_copy(update={"python_at_once": 1})
+    async with await Sandbox.start(config, None, preload=()) as sandbox:
+        sessions = [await sandbox.open(seed) for seed in range(4)]
+        await asyncio.gather(*(session.execute("import time") for session in sessions))
+        found = await asyncio.gather(*(session.execute("time.sleep(0.4)", timeout_s=1.0) for session in sessions))
+    assert all(observation.ok for observation in found)
+    waits = [observation.queue_s for observation in found]
+    assert waits == sorted(waits) and waits[-1] >= 1.0  # longer than the limit, which counts the run alone
+
+
+@linux_only
+def test_more_sessions_than_descriptors_are_refused_with_the_setting():
+    code = (
+        "import asyncio, resource\n"
+        "from biomni_lib.config import SandboxConfig\nfrom biomni_lib.sandbox import Sandbox\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (300, 400))\n"
+        "asyncio.run(Sandbox.start(SandboxConfig(sessions_max={}), None, preload=()))\n"
+    )
+    refused, taken = (
+        subprocess.run([sys.executable, "-c", code.format(count)], capture_output=True, text=True)
+        for count in (500, 64)
+    )
+    assert "sandbox.sessions_max = 500: needs 1256 open files, this machine allows 400" in refused.stderr
+    assert taken.returncode == 0, taken.stderr
 
 
 @in_module_loop
@@ -275,7 +380,8 @@ async def test_a_providers_own_error_is_raised_at_start(tmp_path):
 
 
 FRAGMENTS = st.sampled_from(
-    ["x = 1", "def f(", "  pass", "while x:", "f()", "del x", "print(x)", "raise", "import os", "}", '"""', "await x",
+    ["#!BASH", "#!R", "echo $((1/0))",
+     "x = 1", "def f(", "  pass", "while x:", "f()", "del x", "print(x)", "raise", "import os", "}", '"""', "await x",
      "lambda: (yield)", "return", "\x00", "\ud800", "x" * 5000, "(" * 300, "x\\", "[0] * 10**5", "break"]
 )  # fmt: skip
 

@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 
 from biomni_lib.config import SandboxConfig
+from biomni_lib.notes import notes
 from biomni_lib.sandbox import Sandbox
 from biomni_lib.sandbox.watchdog import tree_pids
+from tests.integration.test_sandbox_attacks import ENVIRONMENT, open_python, rights
 
 ROOT = Path(__file__).resolve().parents[2]
-SYSTEM_PYTHON = "/usr/bin/python3"
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="namespaces are Linux's")
 
 
@@ -37,6 +38,13 @@ async def gone(pids: list[int], within_s: float = 5) -> bool:
     return True
 
 
+async def removed(folder: str, within_s: float = 20) -> bool:
+    deadline = time.monotonic() + within_s
+    while Path(folder).exists() and time.monotonic() < deadline:
+        await asyncio.sleep(0.02)
+    return not Path(folder).exists()
+
+
 @linux_only
 async def test_nothing_is_left_after_close():
     before = descriptors()
@@ -45,7 +53,7 @@ async def test_nothing_is_left_after_close():
     busy = "import subprocess; subprocess.Popen(['sleep', '600']); None"
     await asyncio.gather(*(session.execute(busy) for session in sessions))
     pids = list(tree_pids(sandbox._zygote._process.pid))
-    assert len(pids) == 2 + 2 * 20
+    assert len(pids) >= 2 + 2 * 20
     await sandbox.close()
     await sandbox.close()
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
@@ -62,8 +70,10 @@ async def test_sessions_opened_and_dropped_leave_no_process_and_no_descriptor():
         for seed in range(100):
             async with await sandbox.open(seed) as session:
                 await session.execute("1")
-        await asyncio.sleep(0.3)
-        assert len(list(tree_pids(zygote))) == 2
+        deadline = time.monotonic() + 10
+        while len(list(tree_pids(zygote))) > 2:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.02)
         assert descriptors() == before
 
 
@@ -92,15 +102,16 @@ async def test_nothing_outlives_a_killed_parent(tmp_path):
     script.write_text(
         "import asyncio, time\nfrom biomni_lib.config import SandboxConfig\nfrom biomni_lib.sandbox import Sandbox\n"
         "async def main():\n    sandbox = await Sandbox.start(SandboxConfig(), None, preload=())\n"
-        "    await (await sandbox.open(0)).execute('1')\n    print(sandbox._zygote._process.pid, flush=True)\n"
+        "    await (await sandbox.open(0)).execute('1')\n    print(sandbox._zygote._process.pid,"
+        " sandbox._zygote.scratch_dir, flush=True)\n"
         "    time.sleep(600)\nasyncio.run(main())\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen([sys.executable, script], env=environment, stdout=subprocess.PIPE, text=True) as parent:
-        launcher = int(parent.stdout.readline())
-        pids = list(tree_pids(launcher))
+        launcher, _, scratch = parent.stdout.readline().strip().partition(" ")
+        pids = list(tree_pids(int(launcher)))
         parent.kill()
-    assert len(pids) == 3 and await gone(pids)
+    assert len(pids) >= 3 and await gone(pids) and await removed(scratch)
 
 
 REFUSED = """
@@ -126,56 +137,55 @@ def test_strict_refuses_where_namespaces_are_forbidden_and_names_the_remedy():
     finished = subprocess.run([sys.executable, "-c", REFUSED], env=environment, capture_output=True, text=True)
     assert finished.returncode == 0, finished.stderr
     assert "isolation='strict'" in finished.stdout and "no user, pid and network namespaces" in finished.stdout
+    assert "and no Landlock" in finished.stdout
     assert "--security-opt" in finished.stdout and 'sandbox.isolation = "process"' in finished.stdout
     assert finished.stdout.count("\n") == 1
 
 
-ORDINARY = """
-import asyncio, json
-from types import SimpleNamespace
-from biomni_lib.sandbox import Sandbox
-CONFIG = SimpleNamespace(isolation="strict", sessions_max=4, execute_timeout_s=5, memory_mb=128, output_chars=4000)
-CHILDREN = '''
-import os, time
-for _ in range(6):
-    if os.fork() == 0:
-        b = bytearray(60 << 20)
-        for i in range(0, len(b), 4096): b[i] = 1
-        time.sleep(30)
-time.sleep(30)'''
-BLOCKS = {
-    "identity": "import os; os.getpid(), os.getuid()",
-    "shadow": "open('/etc/passwd').read()",
-    "home": "import os; sorted(os.listdir('/'))",
-    "network": "import socket; socket.socket()",
-    "write": "open('/usr/planted', 'w')",
-    "memory": CHILDREN,
-    "after": "6 * 7",
-    "bomb": "import os\\nfor _ in range(99): os.fork() or __import__('time').sleep(9)",
-}
+CONTAINED = """
+import asyncio, ctypes, json, time
+from biomni_lib.sandbox import Sandbox, kernel, seccomp
+from tests.attacks.arena import config
+UNSHARE, MOUNT = 272, 165
+def forbid():
+    deny = seccomp._answers([UNSHARE, MOUNT], seccomp._DENY)
+    program = seccomp._instruction(seccomp._LOAD, 0) + deny + seccomp._PERMIT
+    kernel.forbid_new_privileges()
+    kernel.call("prctl", 22, 2, ctypes.byref(seccomp._FilterProgram(len(program) // 8, program)), 0, 0)
 async def main():
-    async with await Sandbox.start(CONFIG, None, preload=()) as sandbox, await sandbox.open(1) as session:
-        print(json.dumps({name: (await session.execute(code)).text for name, code in BLOCKS.items()}))
+    async with await Sandbox.start(config("strict"), None, preload=()) as sandbox, await sandbox.open(1) as session:
+        print(json.dumps([sandbox.protection.tier, sandbox.protection.describe()]))
+        print(json.dumps((await session.execute("open('/etc/passwd')")).text))
+        children = "import os, time\\nfor _ in range(3): os.fork() or time.sleep(600)\\ntime.sleep(600)"
+        block = asyncio.create_task(session.execute(children, 900))
+        await asyncio.sleep(1)
+        print(sandbox._zygote._process.pid, sandbox._zygote.scratch_dir, flush=True)
+        time.sleep(600)
+forbid()
 asyncio.run(main())
 """
 
 
 @linux_only
-@pytest.mark.skipif(os.geteuid() != 0, reason="as an ordinary user the other tests prove this")
-def test_strict_holds_for_an_ordinary_user_too():
-    probe = "import sys, biomni_lib; assert sys.version_info >= (3, 11)"
-    as_nobody = {"user": 65534, "group": 65534, "extra_groups": [], "env": {"PYTHONPATH": str(ROOT)}, "cwd": "/"}
-    able = Path(SYSTEM_PYTHON).exists() and not subprocess.run([SYSTEM_PYTHON, "-c", probe], **as_nobody).returncode
-    if not able:
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="the test's own filter knows one machine's numbers")
+@pytest.mark.parametrize("victim", ["parent", "zygote"])
+def test_strict_falls_back_on_landlock_in_a_container_and_leaves_nothing_behind(victim):
+    """A filter that forbids unshare and mount stands for a container's; then a process of the sandbox is killed."""
+    python = open_python()
+    if python is None:
         pytest.skip("no Python 3.11 and checkout that an ordinary user can read")
-    finished = subprocess.run([SYSTEM_PYTHON, "-c", ORDINARY], capture_output=True, text=True, **as_nobody)
-    assert finished.returncode == 0, finished.stderr
-    texts = json.loads(finished.stdout)
-    assert texts["identity"] == "(1, 1000)" and texts["shadow"].startswith("'sandbox:x:1000")
-    assert "home" not in texts["home"] and "proc" not in texts["home"]
-    assert "PermissionError" in texts["network"] and "Read-only file system" in texts["write"]
-    assert "BlockingIOError" in texts["bomb"] or "namespace is lost" in texts["bomb"]
-    assert "128 MiB of memory and was killed" in texts["memory"] and texts["after"] == "42"
+    command = [python, "-c", CONTAINED]
+    with subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True, **rights("ordinary")) as parent:
+        tier, said = json.loads(parent.stdout.readline())
+        assert tier == "landlock" and "user, pid and network namespaces ([Errno 1]" in said
+        assert "PermissionError" in json.loads(parent.stdout.readline())
+        launcher, _, scratch = parent.stdout.readline().strip().partition(" ")
+        pids = list(tree_pids(int(launcher)))
+        assert len(pids) >= 6
+        os.kill(parent.pid if victim == "parent" else pids[1], signal.SIGKILL)
+        assert asyncio.run(gone(pids[1:], within_s=20))
+        assert asyncio.run(removed(scratch))
+        parent.kill()
 
 
 async def test_process_isolation_must_be_asked_for_and_warns(caplog):
@@ -183,6 +193,7 @@ async def test_process_isolation_must_be_asked_for_and_warns(caplog):
     before = descriptors()
     async with await start(isolation="process") as sandbox, await sandbox.open(1) as session:
         assert "runs with your rights" in caplog.text
+        assert notes()["sandbox"].startswith("process, memory by ") and "runs with your rights" in notes()["sandbox"]
         assert (await session.execute("x = 2\nprint(x)")).text == "2"
         assert "TimeLimit" in (await session.execute("while True: pass", 0.2)).text
         lost = await session.execute("import os; os.kill(os.getpid(), 9)")

@@ -25,7 +25,7 @@ def config(make_config: Callable[..., RunConfig]) -> RunConfig:
 
 @pytest.fixture
 def rows() -> pd.DataFrame:
-    """Every trajectory writes for 3 s, is in a tool for 2 s and writes for 4 s."""
+    """Every trajectory writes for 3 s, waits for 0.25 s, is in a tool for 2 s and writes for 4 s."""
     return pd.DataFrame(
         {
             "step": step,
@@ -38,6 +38,7 @@ def rows() -> pd.DataFrame:
             "turn_read": [100, 20],
             "turn_tokens": [30, 40],
             "turn_generate_s": [3.0, 4.0],
+            "turn_wait_s": [0.25, 0.0],
             "turn_tool_s": [2.0, 0.0],
         }
         for step in range(STEPS)
@@ -87,7 +88,7 @@ def test_the_recorded_timeline(metrics: pd.DataFrame, rows: pd.DataFrame) -> Non
     assert (learned["ended_s"] - learned["began_s"]).tolist() == pytest.approx([LEARN_S] * STEPS)
     assert set(table["lane"]) == {LEARNER, *range(GROUPS * MEMBERS)}
     first = table[(table["lane"] == 0) & (table["step"] == 0)]
-    assert first["kind"].tolist() == ["generate", "tool", "generate", "other"]
+    assert first["kind"].tolist() == ["generate", "wait", "tool", "generate", "other"]
     with pytest.raises(DataError, match="say when they began"):
         scheduling.recorded_timeline(metrics, rows.assign(began_s=np.nan))
 

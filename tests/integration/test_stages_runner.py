@@ -53,6 +53,8 @@ def output(config: RunConfig, stage: str) -> str:
 
 
 def test_runs_what_is_not_done(project: Path, config: RunConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    assert runner.run_notebooks(config, last="build_data")
+    assert not runner.executed_file(config, "sft").exists()
     assert runner.run_notebooks(config)
     assert output(config, "sft") == f"{config.rl.steps}\n"
     assert not runner.run_notebooks(config)

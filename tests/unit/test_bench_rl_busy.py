@@ -9,8 +9,8 @@ from biomni_lib.agent.ledger import save_trajectories
 from biomni_lib.config import RunConfig
 from biomni_lib.rl.scheduler import Ticket
 from biomni_lib.sft.model import save_model
-from biomni_lib.stages import bench_rl_busy
-from biomni_lib.stages.bench_rl_busy import Bench
+from biomni_lib.stages.bench import rl_busy
+from biomni_lib.stages.bench.rl_busy import Bench
 from biomni_lib.stages.paths import paths
 from tests.acting_toy import model, tokenizer
 from tests.unit.test_bench import SOME
@@ -30,8 +30,8 @@ def test_both_ratios_are_measured(make_config: Callable[..., RunConfig], monkeyp
     save_model(model(), tokenizer(), paths(config).sft_model)
     save_trajectories(paths(config).accepted, SOME)
     for name, value in {"GROUPS": 2, "GROUP_SIZE": 2, "SLOTS": 4, "STEPS": 2, "WARM_STEPS": 1, "CURVE": (0.5,)}.items():
-        monkeypatch.setattr(bench_rl_busy, name, value)
-    busy, speed_up = bench_rl_busy.engine_busy(config)
+        monkeypatch.setattr(rl_busy, name, value)
+    busy, speed_up = rl_busy.engine_busy(config), rl_busy.asynchronous_against_synchronous(config)
     assert busy.numerator == speed_up.numerator and min(busy.ratio, speed_up.ratio) > 0
     curve = busy.conditions["curve"]
     assert [point["tool_ratio"] for point in curve] == [0.5, 1.0]

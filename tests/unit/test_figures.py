@@ -80,7 +80,7 @@ SPANS = pd.DataFrame(
         {"panel": panel, "lane": lane, "kind": kind, "began_s": 3.0 * i, "ended_s": 3.0 * i + 2}
         for panel in ("Synchronous", "Fully asynchronous")
         for lane in range(-1, 6)
-        for i, kind in enumerate(["generate", "tool", "other"] if lane >= 0 else ["learn"])
+        for i, kind in enumerate(["generate", "wait", "tool", "other"] if lane >= 0 else ["learn"])
     ]
 )
 MODES = pd.DataFrame({"mode": ["Synchronous", "One step off"], "engine_idle": [0.6, 0.01], "learner_idle": [0.9, 0.1]})

@@ -32,9 +32,8 @@ def trajectories(draw: st.DrawFn) -> Trajectory:
             made.append(ids, sampled=kind == "text")
         if kind != "prompt":
             tag = draw(st.sampled_from(["execute", "solution", "none"]))
-            made.turns.append(
-                Turn(start, len(made.token_ids), tag, draw(TEXT), draw(TEXT), draw(TEXT), draw(SECONDS), draw(SECONDS))
-            )
+            told, times = [draw(TEXT) for _ in range(3)], [draw(SECONDS) for _ in range(4)]
+            made.turns.append(Turn(start, len(made.token_ids), tag, *told, *times))
     made.answer = draw(st.none() | TEXT)
     made.ending = draw(st.sampled_from(["solved", "turn_limit", "error:malformed_turn", ""]))
     made.correctness, made.format, made.total = draw(SCORES), draw(SCORES), draw(SCORES)

@@ -53,7 +53,10 @@ def test_requests_share_an_engine() -> None:
 
 def test_tools_wait_for_a_server() -> None:
     """The second call waits for the first, from 5 s to 8 s, and its last turn ends at 16 s."""
-    assert ends(changed(PLAIN, servers=1, **{"engine.token_s": 0.0}), steps=1) == [5 + 3 + 3 + 5 + 2]
+    setting = changed(PLAIN, servers=1, **{"engine.token_s": 0.0})
+    assert ends(setting, steps=1) == [5 + 3 + 3 + 5 + 2]
+    waits = simulated_rows(Simulation(setting, ONE).run(1))["turn_wait_s"]
+    assert sorted(waits.tolist()) == [[0.0, 0.0], [pytest.approx(3.0), 0.0]]
 
 
 def test_more_agents_than_kept_conversations_read_again() -> None:

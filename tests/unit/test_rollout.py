@@ -104,6 +104,7 @@ async def test_an_infinite_loop_is_stopped_and_the_agent_learns_of_it(sandbox: S
     made = await roll(sandbox, turns, settings(execute_timeout_s=0.3))
     assert made.ending == "solved"
     assert 0.2 < made.turns[0].tool_s < 5
+    assert made.turns[0].start_s > 0 and made.turns[0].queue_s >= 0 and made.turns[1].start_s == 0
     assert "0.3 s" in made.turns[0].observation
 
 

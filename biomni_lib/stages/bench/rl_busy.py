@@ -6,7 +6,7 @@ learner is a wait as long as its share of a step. So what is measured is the sch
 
 `rl.engine_busy`: tokens a second of the fully asynchronous run over the limit, which is what the same run writes when
 its tools answer at once, so that the engine is never without a request.
-`rl.async_vs_sync_tools`: tokens trained on a second, fully asynchronous over synchronous, with the same slow tools.
+`rl.async_vs_sync_slow_tools`: tokens trained on a second, fully asynchronous over synchronous, with the same tools.
 
 The median latency is TOOL_RATIO times the time of a turn on the engine with full slots, fixed before measuring; the
 ratios over CURVE are recorded with the result.
@@ -15,6 +15,7 @@ ratios over CURVE are recorded with the result.
 from __future__ import annotations
 
 import asyncio
+import functools
 import math
 import time
 from collections.abc import Sequence
@@ -33,7 +34,8 @@ from biomni_lib.rl.dispatcher import Dispatcher
 from biomni_lib.rl.scheduler import GroupScheduler, Ticket
 from biomni_lib.rl.staleness import StalenessBudget
 from biomni_lib.rl.workload import P99_NORMAL
-from biomni_lib.stages.bench import Plan, Ratio, Side, make_plans
+from biomni_lib.stages.bench.engine import Plan, make_plans
+from biomni_lib.stages.bench.measured import Ratio, Side, conditions
 from biomni_lib.stages.paths import paths
 
 GROUPS, GROUP_SIZE, SLOTS = 8, 4, 32
@@ -65,8 +67,19 @@ class Bench:
         return float(ratio * self.turn_s * math.exp(math.log(P99_OVER_MEDIAN) / P99_NORMAL * normal))
 
 
-def engine_busy(config: RunConfig) -> tuple[Ratio, Ratio]:
-    """Both ratios, at TOOL_RATIO; the curve is in their conditions."""
+def engine_busy(config: RunConfig) -> Ratio:
+    """Of what the engine could write, what it writes when asynchrony hides its slow tools."""
+    return _both(config)[0]
+
+
+def asynchronous_against_synchronous(config: RunConfig) -> Ratio:
+    """Tokens trained on a second of both, with slow tools."""
+    return _both(config)[1]
+
+
+@functools.lru_cache(maxsize=1)
+def _both(config: RunConfig) -> tuple[Ratio, Ratio]:
+    """Both ratios at TOOL_RATIO, from one run; the curve is in their conditions."""
     bench = asyncio.run(_calibrated(config))
     limit = asyncio.run(_tokens_per_s(bench, STALENESS, 0.0))
     rates = {
@@ -78,12 +91,12 @@ def engine_busy(config: RunConfig) -> tuple[Ratio, Ratio]:
         for ratio, (fast, slow) in rates.items()
     ]
     shape = {"groups": GROUPS, "group_size": GROUP_SIZE, "slots": SLOTS, "tool_ratio": TOOL_RATIO}
-    conditions = {"preset": config.preset, "p99_over_median": P99_OVER_MEDIAN, **shape, "curve": curve}
+    told = {**conditions(config), "p99_over_median": P99_OVER_MEDIAN, **shape, "curve": curve}
     best, synchronous = rates[TOOL_RATIO]
     name, unit = f"asynchronous, max_staleness {STALENESS}, slow tools", "tokens per second"
     return (
-        Ratio(Side(name, unit, best), Side("the same, tools that answer at once", unit, limit), conditions),
-        Ratio(Side(name, unit, best), Side("synchronous, slow tools", unit, synchronous), conditions),
+        Ratio(Side(name, unit, best), Side("the same, tools that answer at once", unit, limit), told),
+        Ratio(Side(name, unit, best), Side("synchronous, slow tools", unit, synchronous), told),
     )
 
 
