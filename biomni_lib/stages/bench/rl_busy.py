@@ -4,8 +4,8 @@ Scheduler, dispatcher and engine are the real ones, with the preset's SFT model 
 accepted trajectories; tools are waits with lognormal latencies, the 99th percentile at 30 times the median, and the
 learner is a wait as long as its share of a step. So what is measured is the schedule, not the sandbox or the gradient.
 
-`rl.engine_busy`: tokens a second of the fully asynchronous run over the limit, which is what the same run writes when
-its tools answer at once, so that the engine is never without a request.
+`rl.engine_busy`: tokens that the engine writes a second in the fully asynchronous run, over the limit, which is what it
+writes in the same run when tools answer at once, so that it is never without a request.
 `rl.async_vs_sync_slow_tools`: tokens trained on a second, fully asynchronous over synchronous, with the same tools.
 
 The median latency is TOOL_RATIO times the time of a turn on the engine with full slots, fixed before measuring; the
@@ -20,6 +20,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -41,7 +42,8 @@ from biomni_lib.stages.paths import paths
 GROUPS, GROUP_SIZE, SLOTS = 8, 4, 32
 """A batch fills the engine's slots once, as the preset's does half."""
 STALENESS = 4
-STEPS, WARM_STEPS = 8, 2
+STEPS, SYNCHRONOUS_STEPS, WARM_STEPS = 40, 8, 6
+"""Learner steps measured, and those before, in which stragglers gather as they will; a synchronous one takes long."""
 SHORTER = 4
 """Turns are written to a quarter, so that latencies in proportion to them make the benchmark a matter of minutes."""
 TOOL_RATIO, P99_OVER_MEDIAN = 1.0, 30.0
@@ -67,6 +69,13 @@ class Bench:
         return float(ratio * self.turn_s * math.exp(math.log(P99_OVER_MEDIAN) / P99_NORMAL * normal))
 
 
+class Rates(NamedTuple):
+    """Tokens a second: those that the engine wrote, those that were trained on."""
+
+    written: float
+    trained: float
+
+
 def engine_busy(config: RunConfig) -> Ratio:
     """Of what the engine could write, what it writes when asynchrony hides its slow tools."""
     return _both(config)[0]
@@ -81,22 +90,31 @@ def asynchronous_against_synchronous(config: RunConfig) -> Ratio:
 def _both(config: RunConfig) -> tuple[Ratio, Ratio]:
     """Both ratios at TOOL_RATIO, from one run; the curve is in their conditions."""
     bench = asyncio.run(_calibrated(config))
-    limit = asyncio.run(_tokens_per_s(bench, STALENESS, 0.0))
+    limit = asyncio.run(_rates(bench, STALENESS, 0.0))
     rates = {
-        ratio: [asyncio.run(_tokens_per_s(bench, staleness, ratio)) for staleness in (STALENESS, 0)]
+        ratio: [asyncio.run(_rates(bench, staleness, ratio)) for staleness in (STALENESS, 0)]
         for ratio in sorted({*CURVE, TOOL_RATIO})
     }
     curve = [
-        {"tool_ratio": ratio, "engine_busy": fast / limit, "async_vs_sync": fast / slow}
+        {
+            "tool_ratio": ratio,
+            "engine_busy": fast.written / limit.written,
+            "async_vs_sync": fast.trained / slow.trained,
+        }
         for ratio, (fast, slow) in rates.items()
     ]
     shape = {"groups": GROUPS, "group_size": GROUP_SIZE, "slots": SLOTS, "tool_ratio": TOOL_RATIO}
     told = {**conditions(config), "p99_over_median": P99_OVER_MEDIAN, **shape, "curve": curve}
     best, synchronous = rates[TOOL_RATIO]
-    name, unit = f"asynchronous, max_staleness {STALENESS}, slow tools", "tokens per second"
+    name = f"asynchronous, max_staleness {STALENESS}, slow tools"
+    written, trained = "tokens written per second", "tokens trained on per second"
     return (
-        Ratio(Side(name, unit, best), Side("the same, tools that answer at once", unit, limit), told),
-        Ratio(Side(name, unit, best), Side("synchronous, slow tools", unit, synchronous), told),
+        Ratio(
+            Side(name, written, best.written),
+            Side("the same, tools that answer at once", written, limit.written),
+            told,
+        ),
+        Ratio(Side(name, trained, best.trained), Side("synchronous, slow tools", trained, synchronous.trained), told),
     )
 
 
@@ -105,15 +123,15 @@ async def _calibrated(config: RunConfig) -> Bench:
     plans = make_plans(load_trajectories(paths(config).accepted), config.seed)
     shorter = [Plan(plan.prompt, [(max(1, count // SHORTER), ids) for count, ids in plan.turns]) for plan in plans]
     bench = Bench(config, shorter)
-    rate = await _tokens_per_s(bench, STALENESS, 0.0)
+    rate = (await _rates(bench, STALENESS, 0.0)).written
     turns = [count for plan in bench.plans for count, _ in plan.turns]
     per_trajectory = sum(turns) / len(bench.plans)
     batch_s = GROUPS * GROUP_SIZE * per_trajectory / rate
     return Bench(config, bench.plans, SLOTS * float(np.mean(turns)) / rate, batch_s)
 
 
-async def _tokens_per_s(bench: Bench, max_staleness: int, tool_ratio: float) -> float:
-    """Tokens trained on a second, after the steps that fill the pipeline."""
+async def _rates(bench: Bench, max_staleness: int, tool_ratio: float) -> Rates:
+    """What a run makes of its time, after the steps that fill the pipeline."""
     agents = (max_staleness + 1) * GROUPS * GROUP_SIZE
     engine = _engine(bench, agents)
     state = {name: tensor.clone() for name, tensor in engine.model.state_dict().items()}
@@ -121,18 +139,20 @@ async def _tokens_per_s(bench: Bench, max_staleness: int, tool_ratio: float) -> 
     options = {"seed": bench.config.seed, "group_size": GROUP_SIZE, "places": agents, "refill_max": 0}
     scheduler = GroupScheduler(range(len(bench.plans)), budget, **options)
     dispatcher = Dispatcher(scheduler, _Member(bench, engine, tool_ratio))
-    tokens, began = 0, 0.0
+    warm, steps = (WARM_STEPS, STEPS) if max_staleness else (1, SYNCHRONOUS_STEPS)
+    trained, written, began = 0, 0, 0.0
     try:
-        for step in range(WARM_STEPS + STEPS):
+        for step in range(warm + steps):
             groups = await dispatcher.next_batch(step)
             await asyncio.sleep(LEARN_SHARE * bench.batch_s)
             await engine.load_weights(step + 1, state)
             dispatcher.set_version(step + 1)
-            if step == WARM_STEPS - 1:
-                began = time.perf_counter()
-            elif step >= WARM_STEPS:
-                tokens += sum(t.response_tokens for group in groups for t in group.trajectories)
-        return tokens / (time.perf_counter() - began)
+            if step == warm - 1:
+                began, written = time.perf_counter(), engine.stats().generated_tokens
+            elif step >= warm:
+                trained += sum(t.response_tokens for group in groups for t in group.trajectories)
+        seconds = time.perf_counter() - began
+        return Rates((engine.stats().generated_tokens - written) / seconds, trained / seconds)
     finally:
         await dispatcher.close()
         await engine.close()
