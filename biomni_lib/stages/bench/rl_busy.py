@@ -41,7 +41,7 @@ from biomni_lib.stages.paths import paths
 
 GROUPS, GROUP_SIZE, SLOTS = 8, 4, 32
 """A batch fills the engine's slots once, as the preset's does half."""
-STALENESS = 4
+STALENESS = 8
 STEPS, SYNCHRONOUS_STEPS, WARM_STEPS = 40, 8, 6
 """Learner steps measured, and those before, in which stragglers gather as they will; a synchronous one takes long."""
 SHORTER = 4
