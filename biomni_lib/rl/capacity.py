@@ -21,8 +21,6 @@ from biomni_lib.rl.workload import Workload
 
 ENOUGH = 0.95
 """Share of the best throughput that counts as enough."""
-IDLE_MAX = 0.05
-"""Share of its time that a learner may wait."""
 
 
 def measure(setting: Setting, workload: Workload, *, steps: int, seed: int = 0) -> dict[str, float]:
@@ -93,27 +91,29 @@ def enough(table: pd.DataFrame, name: str) -> Any:
 def engines_for(
     setting: Setting, workload: Workload, learners: Sequence[int], *, engines_max: int, steps: int, seed: int = 0
 ) -> pd.DataFrame:
-    """The fewest engines that keep N learners at work, `IDLE_MAX` of their time apart.
+    """The fewest engines that give N learners `ENOUGH` of what `engines_max` would give them.
 
-    The batch grows with the learners, the agents with the engines.
+    The batch grows with the learners, the agents with the engines. A learner that still waits then waits for tools: the
+    staleness bound lets no more agents be under way, and more engines would not help.
 
     Args:
         setting: for one learner and one engine.
-    Returns: learners, engines (NaN when `engines_max` are too few), and `measure` with as many, or with `engines_max`.
+    Returns: learners, engines, and `measure` with as many; a row a number of learners.
     """
     rows = []
     for count in learners:
-        batch = changed(setting, **{"learner.count": count}, groups_per_step=setting.groups_per_step * count)
+        sizes: dict[str, Any] = {"learner.count": count, "groups_per_step": setting.groups_per_step * count}
+        batch = changed(setting, **sizes)
         low, high, best = 0, engines_max, _with_engines(batch, setting.agents, engines_max, workload, steps, seed)
-        found = best["learner_idle"] <= IDLE_MAX
-        while found and high - low > 1:
+        aim = ENOUGH * best["tokens_per_s"]
+        while high - low > 1:
             middle = (low + high) // 2
             tried = _with_engines(batch, setting.agents, middle, workload, steps, seed)
-            if tried["learner_idle"] <= IDLE_MAX:
+            if tried["tokens_per_s"] >= aim:
                 high, best = middle, tried
             else:
                 low = middle
-        rows.append({"learners": count, "engines": high if found else math.nan, **best})
+        rows.append({"learners": count, "engines": high, **best})
     return pd.DataFrame(rows)
 
 

@@ -165,7 +165,7 @@ def smallest_enough(table: pd.DataFrame, setting: str) -> int:
 
 
 def engines_table(setting: Setting, workload: Workload, *, steps: int, engines_max: int = 64) -> pd.DataFrame:
-    """How many engines keep N learners at work. Returns: `capacity.engines_for`."""
+    """How many engines N learners need. Returns: `capacity.engines_for`."""
     free = as_mode(setting, max(MODES.values()))
     one = changed(free, agents=2 * setting.engine.slots)
     return engines_for(one, workload, LEARNERS, engines_max=engines_max, steps=steps)

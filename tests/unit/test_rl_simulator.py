@@ -154,7 +154,7 @@ def test_as_many_engines_as_the_learners_need() -> None:
     setting = Setting(8, 4, 3, 8, engine=EngineModel(slots=4, step_s=0.1), learner=LearnerModel(token_s=1 / 150))
     table = engines_for(setting, workload, [1, 2], engines_max=12, steps=20)
     assert table["engines"].tolist() == [4, 8]
-    assert math.isnan(engines_for(setting, workload, [8], engines_max=3, steps=8)["engines"].iloc[0])
+    assert engines_for(setting, workload, [8], engines_max=3, steps=8)["learner_idle"].iloc[0] > 0.8
 
 
 def test_agents_beyond_the_engine_bring_nothing() -> None:
