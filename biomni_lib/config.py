@@ -134,6 +134,9 @@ class EngineConfig(Section):
 
     kind: Literal["transformers"] = Field("transformers", description="Engine that serves the rollouts.")
     slots: int = Field(64, ge=1, description="Trajectories decoded together.")
+    parked: int = Field(
+        192, ge=0, description="Conversations in their tools whose KV cache is put aside while others use their slots."
+    )
     threads: int = Field(1, ge=1, description="Threads of the engine's arithmetic.")
     prefill_chunk: int = Field(
         128, ge=8, description="Tokens read at once when a prompt or an observation enters a slot."
@@ -227,6 +230,15 @@ class RlConfig(Section):
     micro_batch_tokens: int = Field(
         8192, ge=32, description="Tokens, padding included, of one forward and backward pass."
     )
+    agents: int | None = Field(
+        None, ge=1, description="Trajectories under way at once; as many as the engine has slots when not given."
+    )
+    replace_members: int = Field(
+        1, ge=0, description="Failed members of a group rolled out anew before the group is lost; 0 loses it at once."
+    )
+    kv_on_update: Literal["keep", "recompute"] = Field(
+        "keep", description="What becomes of the KV cache of trajectories under way when new weights arrive."
+    )
     checkpoint_every: int = Field(5, ge=1, description="Steps between checkpoints.")
     threads: int = Field(1, ge=1, description="Threads of the learner's arithmetic.")
 
@@ -249,6 +261,18 @@ class EvaluateConfig(Section):
     samples: int = Field(1, ge=1, description="Trajectories per instance.")
     temperature: float = Field(0.6, ge=0, description="Sampling temperature; 0 is greedy.")
     bootstrap: int = Field(2000, ge=10, description="Resamples behind each interval.")
+
+
+class SchedulingConfig(Section):
+    """The simulated runs of notebook 06."""
+
+    steps: int = Field(24, ge=3, description="Learner steps of a simulated run.")
+    tool_ratio: float = Field(
+        1.0, ge=0, description="Median latency of a simulated tool, in recorded generation times of a turn."
+    )
+    engines_max: int = Field(1000, ge=8, description="Most engines of a simulated run.")
+    agents_per_engine: int = Field(100, ge=1, description="Trajectories under way for each of so many engines.")
+    scale_steps: int = Field(4, ge=3, description="Learner steps of the runs with many engines.")
 
 
 class TrackingConfig(Section):
@@ -277,6 +301,7 @@ class RunConfig(Section):
     sft: SftConfig = Field(SftConfig(), description="Supervised fine-tuning.")
     rl: RlConfig = Field(default_factory=RlConfig, description="Reinforcement learning.")
     evaluate: EvaluateConfig = Field(EvaluateConfig(), description="Evaluation.")
+    scheduling: SchedulingConfig = Field(SchedulingConfig(), description="Simulated runs.")
     tracking: TrackingConfig = Field(TrackingConfig(), description="Metrics.")
 
     @property
@@ -284,6 +309,11 @@ class RunConfig(Section):
         """Folder of this run: one for each preset and seed."""
         name = self.preset if self.seed == 0 else f"{self.preset}-seed{self.seed}"
         return self._root / name
+
+    @property
+    def agents(self) -> int:
+        """Trajectories of RL under way at once."""
+        return self.rl.agents or min(self.engine.slots, self.sandbox.sessions_max)
 
     @property
     def lake_dir(self) -> Path:
@@ -299,6 +329,14 @@ class RunConfig(Section):
         for small, large in AT_MOST:
             low, high = _value(self, small), _value(self, large)
             _require(low <= high, f"{small} = {low}", f"must be at most {large} = {high}")
+        agents, sessions = self.agents, self.sandbox.sessions_max
+        places = self.engine.slots + self.engine.parked
+        _require(agents <= sessions, f"rl.agents = {agents}", f"must be at most sandbox.sessions_max = {sessions}")
+        _require(  # a conversation that loses its cache is read anew, in other bits, and when that happens is chance
+            self.rl.max_staleness > 0 or agents <= places,
+            f"rl.agents = {agents}",
+            f"must be at most engine.slots + engine.parked = {places} in a synchronous run, which repeats bit for bit",
+        )
         return self
 
 

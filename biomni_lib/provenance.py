@@ -37,6 +37,7 @@ STAGE_SETTINGS: dict[str, tuple[str, ...]] = {
     "rl": _RL,
     "evaluate": _EVALUATE,
     "length_vs_score": _EVALUATE,
+    "scheduling": (*_RL, "scheduling"),
 }
 """The settings that a stage and the stages before it use; a change of any other leaves the stage done."""
 

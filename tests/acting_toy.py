@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from biomni_lib.agent.chat import ChatRenderer
 from biomni_lib.config import ModelConfig
-from biomni_lib.engines.transformers_engine import TransformersEngine
+from biomni_lib.engines.transformers_engine import KvOnUpdate, TransformersEngine
 from biomni_lib.sft.model import build_model
 from biomni_lib.sft.tokenizer import train_tokenizer
 
@@ -39,8 +39,17 @@ def model(seed: int = 0, scale: float = 4.0) -> PreTrainedModel:
     return made.eval()
 
 
-def engine(seed: int = 0, *, slots: int = 4, context: int = 512, prefill_chunk: int = 32) -> TransformersEngine:
-    return TransformersEngine(model(seed), renderer(), slots=slots, context=context, prefill_chunk=prefill_chunk)
+def engine(
+    seed: int = 0,
+    *,
+    slots: int = 4,
+    context: int = 512,
+    prefill_chunk: int = 32,
+    parked: int = 0,
+    kv_on_update: KvOnUpdate = "keep",
+) -> TransformersEngine:
+    sizes = {"slots": slots, "context": context, "prefill_chunk": prefill_chunk, "parked": parked}
+    return TransformersEngine(model(seed), renderer(), kv_on_update=kv_on_update, **sizes)
 
 
 def token_ids(seed: int, count: int) -> list[int]:

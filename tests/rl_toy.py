@@ -4,7 +4,6 @@ Two turns: in each the model is shown a symbol and writes one or two tokens; the
 The engine and the model are the real ones, only tiny; there is no sandbox.
 """
 
-import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator
@@ -18,6 +17,7 @@ from biomni_lib.agent.ledger import Trajectory, Turn
 from biomni_lib.agent.rollout import rollout_seed
 from biomni_lib.engines.base import Sampling
 from biomni_lib.engines.transformers_engine import TransformersEngine
+from biomni_lib.rl.scheduler import Ticket
 from biomni_lib.rl.worker import WorkerSpec, World
 from biomni_lib.tasks import Instance
 
@@ -96,21 +96,14 @@ async def toy_rollout(engine: TransformersEngine, instance: Instance, *, seed: i
 
 @contextlib.asynccontextmanager
 async def toy_world(spec: WorkerSpec) -> AsyncIterator[World]:
-    rl = spec.config.rl
     engine = toy_engine(spec.model_dir, spec.config.engine.slots)
-    places = asyncio.Semaphore(spec.config.engine.slots)
 
-    async def member(index: int, instance: Instance, sample: int) -> Trajectory:
-        async with places:
-            return await toy_rollout(
-                engine, instance, seed=rollout_seed(spec.config.seed, index, sample), sample=sample
-            )
-
-    async def run_group(index: int, instance: Instance) -> list[Trajectory]:
-        return list(await asyncio.gather(*(member(index, instance, sample) for sample in range(rl.group_size))))
+    async def run_member(ticket: Ticket) -> Trajectory:
+        seed = rollout_seed(spec.config.seed, ticket.group, ticket.sample)
+        return await toy_rollout(engine, ticket.instance, seed=seed, sample=ticket.sample)
 
     try:
-        yield World(engine, run_group)
+        yield World(engine, run_member)
     finally:
         await engine.close()
 
@@ -120,12 +113,12 @@ async def dying_world(spec: WorkerSpec) -> AsyncIterator[World]:
     """Like `toy_world`, but the process vanishes in the ninth group."""
     async with toy_world(spec) as world:
 
-        async def run_group(index: int, instance: Instance) -> list[Trajectory]:
-            if index >= 8:
+        async def run_member(ticket: Ticket) -> Trajectory:
+            if ticket.group >= 8:
                 os._exit(9)
-            return await world.run_group(index, instance)
+            return await world.run_member(ticket)
 
-        yield World(world.engine, run_group)
+        yield World(world.engine, run_member)
 
 
 @contextlib.asynccontextmanager
@@ -133,7 +126,7 @@ async def broken_world(spec: WorkerSpec) -> AsyncIterator[World]:
     """Like `toy_world`, but rollouts have a programming error."""
     async with toy_world(spec) as world:
 
-        async def run_group(index: int, instance: Instance) -> list[Trajectory]:
+        async def run_member(ticket: Ticket) -> Trajectory:
             raise ZeroDivisionError("in a rollout")
 
-        yield World(world.engine, run_group)
+        yield World(world.engine, run_member)

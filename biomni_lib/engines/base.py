@@ -59,13 +59,20 @@ class Completion:
 
 @dataclasses.dataclass
 class EngineStats:
-    """Counters since the start: generated and prefilled tokens, seconds decoding, prefilling and without work."""
+    """Counters since the start: tokens generated, prefilled and copied from a prompt prefilled before; decoding steps
+    and swaps of weights; tokens prefilled again for new weights; seconds of each and without work.
+    """
 
     generated_tokens: int = 0
     prefilled_tokens: int = 0
     cached_tokens: int = 0
+    recomputed_tokens: int = 0
+    decode_steps: int = 0
+    swaps: int = 0
     decode_s: float = 0.0
     prefill_s: float = 0.0
+    swap_s: float = 0.0
+    recompute_s: float = 0.0
     idle_s: float = 0.0
 
 

@@ -1,9 +1,9 @@
 """The CPU default: batched decoding over fixed slots, many conversations at once.
 
 Stock `generate` re-reads the whole conversation at each turn and waits for the batch's longest reply. Here a
-conversation keeps its slot between turns, only new tokens are prefilled, a finished reply makes room at once, and
-prompts that were prefilled before (the other samples of a group) are copied. Greedy and sampled decoding give exact
-log-probabilities; weights are swapped between two decoding steps.
+conversation keeps its slot between turns, or has its cache parked while others write; only new tokens are prefilled, a
+finished reply makes room at once, and prompts that were prefilled before (the other samples of a group) are copied.
+Greedy and sampled decoding give exact log-probabilities; weights are swapped between two decoding steps.
 
 Not covered: encoder-decoder models, sliding-window attention, more than one device.
 """
@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -34,6 +34,7 @@ from biomni_lib.engines.slots import ATTENTION, SlotCache
 from biomni_lib.errors import EngineError
 
 PREFIXES_KEPT = 128
+KvOnUpdate = Literal["keep", "recompute"]
 
 
 @dataclasses.dataclass
@@ -53,8 +54,17 @@ class _Request:
 class _Slot:
     session: str = ""
     cached: list[int] = dataclasses.field(default_factory=list)
+    stale: bool = False  # what is cached was computed by older weights, and is to be computed again before use
     request: _Request | None = None
     used_at: int = 0
+
+
+@dataclasses.dataclass
+class _Parked:
+    """A silent conversation without a slot; no block where newer weights have made it stale."""
+
+    cached: list[int]
+    block: Tensor | None
 
 
 class TransformersEngine:
@@ -64,9 +74,14 @@ class TransformersEngine:
         model: a decoder whose attention goes through transformers' AttentionInterface (Qwen3, Llama, …).
         renderer: its tokenizer's renderer, for stop strings and the end-of-turn token.
         slots: sequences decoded together; more requests wait.
+        parked: silent conversations whose cache is put aside when another takes their slot, and put back bit by bit;
+            the longest silent are forgotten first, and read anew.
         context: longest sequence, prompt included, in tokens.
         prefill_chunk: tokens prefilled in one forward pass.
         version: policy version of the weights in `model`.
+        kv_on_update: what new weights do to open conversations. `keep`: their cached keys and values stay, computed by
+            the weights of their time, and generation goes on at once. `recompute`: they are computed again, at once
+            for the replies under way and with their next turn for the others.
     """
 
     def __init__(
@@ -78,13 +93,17 @@ class TransformersEngine:
         context: int,
         prefill_chunk: int = 128,
         version: int = 0,
+        parked: int = 0,
+        kv_on_update: KvOnUpdate = "keep",
     ) -> None:
         model.set_attn_implementation(ATTENTION)
         self.model, self.renderer = model.eval(), renderer
-        self.context, self.chunk, self.version = context, prefill_chunk, version
+        self.context, self.chunk, self.version, self.kv_on_update = context, prefill_chunk, version, kv_on_update
         self._cache = SlotCache(model.config, slots, context + prefill_chunk)
         self._slots = [_Slot() for _ in range(slots)]
         self._prefixes: collections.OrderedDict[tuple[int, ...], tuple[Tensor, Tensor]] = collections.OrderedDict()
+        self._parked: collections.OrderedDict[str, _Parked] = collections.OrderedDict()
+        self._parked_max = parked
         self._waiting: collections.deque[_Request] = collections.deque()
         self._commands: collections.deque[tuple[Callable[[], None], Future[None]]] = collections.deque()
         self._wake, self._closed, self._clock = threading.Condition(), False, 0
@@ -94,11 +113,21 @@ class TransformersEngine:
         self._thread.start()
 
     @classmethod
-    def load(cls, model_dir: Path, *, slots: int, context: int, prefill_chunk: int = 128) -> TransformersEngine:
+    def load(
+        cls,
+        model_dir: Path,
+        *,
+        slots: int,
+        context: int,
+        prefill_chunk: int = 128,
+        parked: int = 0,
+        kv_on_update: KvOnUpdate = "keep",
+    ) -> TransformersEngine:
         """An engine for a model folder."""
         model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
         renderer = ChatRenderer.load(model_dir)
-        return cls(model, renderer, slots=slots, context=context, prefill_chunk=prefill_chunk)
+        sizes = {"slots": slots, "context": context, "prefill_chunk": prefill_chunk, "parked": parked}
+        return cls(model, renderer, kv_on_update=kv_on_update, **sizes)
 
     async def generate(self, prompt_ids: Sequence[int], sampling: Sampling, *, session: str = "") -> Completion:
         """See `Engine.generate`. Raises: EngineError when the prompt leaves no room for a token, or is no prompt."""
@@ -125,31 +154,27 @@ class TransformersEngine:
         """Free the slot that the conversation held."""
 
         def free() -> None:
+            self._parked.pop(session, None)
             for slot in self._slots:
                 if slot.session == session:
                     if slot.request is not None:
                         _fail(
                             slot.request.future, EngineError(f"conversation {session!r} was released while generating")
                         )
-                    slot.session, slot.cached, slot.request = "", [], None
+                    slot.session, slot.cached, slot.stale, slot.request = "", [], False, None
 
         with contextlib.suppress(EngineError):  # a closed engine holds nothing
             await self._between_steps(free)
 
     async def load_weights(self, version: int, source: Path | Mapping[str, Tensor]) -> None:
-        """See `Engine.load_weights`. The KV cache of open conversations is kept; shared prompts are forgotten.
+        """See `Engine.load_weights`; `kv_on_update` says what becomes of the KV cache. Shared prompts are forgotten.
 
         Raises: EngineError when the weights are not this model's, which then keeps its own; or the engine is closed.
         """
         state = source if isinstance(source, Mapping) else await asyncio.to_thread(_read_weights, source)
         self._check_weights(version, state)
 
-        def swap() -> None:
-            self.model.load_state_dict(state, strict=False)
-            self._prefixes.clear()
-            self.version = version
-
-        await self._between_steps(swap)
+        await self._between_steps(lambda: self._swap(version, state))
 
     def stats(self) -> EngineStats:
         """See `Engine.stats`."""
@@ -226,6 +251,29 @@ class TransformersEngine:
                 if awaited:
                     done.set_result(None)
 
+    def _swap(self, version: int, state: Mapping[str, Tensor]) -> None:
+        began = time.perf_counter()
+        self.model.load_state_dict(state, strict=False)
+        self._prefixes.clear()
+        self.version = version
+        self._stats.swaps += 1
+        self._stats.swap_s += time.perf_counter() - began
+        if self.kv_on_update == "recompute":
+            for index, slot in enumerate(self._slots):
+                slot.stale = bool(slot.cached)
+                if slot.stale and slot.request is not None:
+                    self._recompute(index)
+            for parked in self._parked.values():
+                parked.block = None
+
+    def _recompute(self, index: int) -> None:
+        """Read what a slot has cached again, with the weights of now."""
+        slot, began = self._slots[index], time.perf_counter()
+        tokens, slot.cached, slot.stale = slot.cached, [], False
+        self._read(index, tokens)
+        self._stats.recomputed_tokens += len(tokens)
+        self._stats.recompute_s += time.perf_counter() - began
+
     def _admit(self) -> None:
         while self._waiting:
             request = self._waiting[0]
@@ -239,7 +287,11 @@ class TransformersEngine:
             self._clock += 1
             self._slots[slot].used_at = self._clock
             self._slots[slot].request = request
-            logits = self._prefill(slot, request)
+            if self._slots[slot].stale:
+                self._recompute(slot)
+            began = time.perf_counter()
+            logits = self._read(slot, request.prompt)
+            self._stats.prefill_s += time.perf_counter() - began
             self._take_samples(logits[None], [slot])
 
     def _find_slot(self, request: _Request) -> int | None:
@@ -251,20 +303,40 @@ class TransformersEngine:
         if not found:
             return None
         slot = self._slots[found[0]]
+        if not own:
+            self._park(found[0])
+            self._put_back(found[0], request.session)
         extends = len(slot.cached) < len(request.prompt) and request.prompt[: len(slot.cached)] == slot.cached
-        if not own or not extends:
-            slot.cached = []
+        if not extends:
+            slot.cached, slot.stale = [], False
         slot.session = request.session
         return found[0]
 
-    def _prefill(self, index: int, request: _Request) -> Tensor:
-        """Bring the slot's cache up to the prompt; return the logits (vocab,) behind its last token."""
-        slot, began = self._slots[index], time.perf_counter()
+    def _park(self, index: int) -> None:
+        """Put aside what a slot holds of a silent conversation."""
+        slot = self._slots[index]
+        if slot.session and slot.cached and self._parked_max:
+            block = None if slot.stale else self._cache.read(index, 0, len(slot.cached))
+            self._parked[slot.session] = _Parked(slot.cached, block)
+            if len(self._parked) > self._parked_max:
+                self._parked.popitem(last=False)
+        slot.cached, slot.stale = [], False
+
+    def _put_back(self, index: int, session: str) -> None:
+        parked, slot = self._parked.pop(session, None), self._slots[index]
+        if parked is not None:
+            slot.cached, slot.stale = parked.cached, parked.block is None
+            if parked.block is not None:
+                self._cache.write(index, 0, parked.block)
+
+    def _read(self, index: int, ids: list[int]) -> Tensor:
+        """Bring the slot's cache up to `ids`, which extend it; return the logits (vocab,) behind the last of them."""
+        slot = self._slots[index]
         logits, fresh = torch.empty(0), not slot.cached
-        while len(slot.cached) < len(request.prompt):
+        while len(slot.cached) < len(ids):
             first = len(slot.cached)
-            tokens = request.prompt[first : first + self.chunk]
-            key = tuple(request.prompt[: first + len(tokens)])
+            tokens = ids[first : first + self.chunk]
+            key = tuple(ids[: first + len(tokens)])
             if fresh and key in self._prefixes:
                 logits = self._recall(key, index, first)
                 self._stats.cached_tokens += len(tokens)
@@ -274,7 +346,6 @@ class TransformersEngine:
                 if fresh:
                     self._remember(key, self._cache.read(index, first, len(tokens)), logits)
             slot.cached.extend(tokens)
-        self._stats.prefill_s += time.perf_counter() - began
         return logits
 
     def _recall(self, key: tuple[int, ...], index: int, first: int) -> Tensor:
@@ -326,6 +397,7 @@ class TransformersEngine:
         hidden = self._forward(ids, positions[:, None], self._cache.select_all(positions, longest))
         logits = self.model.lm_head(hidden[:, 0])
         self._take_samples(logits[active], active)
+        self._stats.decode_steps += 1
         self._stats.decode_s += time.perf_counter() - began
 
     def _take_samples(self, logits: Tensor, indexes: list[int]) -> None:

@@ -6,6 +6,7 @@ and never returns an empty plot. Tables come from `biomni_lib.analysis` and from
 
 from biomni_lib.figures.length import length_vs_score
 from biomni_lib.figures.saving import caption, save_figure
+from biomni_lib.figures.scheduling import idle_by_mode, scaling, staleness_by_mode, throughput, timeline
 from biomni_lib.figures.scores import acceptance_by_strategy, headline, score_by_task, seed_differences
 from biomni_lib.figures.style import COLUMN_WIDTH_IN, PAGE_WIDTH_IN
 from biomni_lib.figures.training import idle_time, learning_curves, loss_curve, response_length, staleness
@@ -16,13 +17,18 @@ __all__ = [
     "acceptance_by_strategy",
     "caption",
     "headline",
+    "idle_by_mode",
     "idle_time",
     "learning_curves",
     "length_vs_score",
     "loss_curve",
     "response_length",
     "save_figure",
+    "scaling",
     "score_by_task",
     "seed_differences",
     "staleness",
+    "staleness_by_mode",
+    "throughput",
+    "timeline",
 ]

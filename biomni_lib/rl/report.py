@@ -1,12 +1,15 @@
 """What one step of a run looked like: metrics by the names that dashboards use, and a row for each trajectory.
 
-Times are seconds. time/generate: the engine's decoding and prefilling since the last batch; time/tool: tool seconds of
-the batch's trajectories, summed. tool/queue_s, tool/start_s, tool/run_s: what a call of the batch waited for a place,
-for its session's start and for its block, on average; tool/queue_s_max: the longest wait of a trajectory, all its calls
-together. perf/engine_idle_fraction: engine without a request; perf/learner_idle_fraction: step
-time that the learner waited for its batch. Counts async/* are groups: in_flight and queued now, the others since the
-run began. rollout/errors counts groups lost to a fault of the environment since the last batch, rollout/malformed the
-batch's trajectories that the model ended by breaking the protocol.
+Times are seconds. time/generate: the engine's decoding and prefilling since the last batch; time/weight_swap: the
+engine's pause for new weights, with what it read again for them in time/kv_recompute; time/weight_sync: from their
+arrival until they serve; time/tool: tool seconds of the batch's trajectories, summed. tool/queue_s, tool/start_s,
+tool/run_s: what a call of the batch waited for a place, for its session's start and for its block, on average;
+tool/queue_s_max: the longest wait of a trajectory, all its calls together. perf/engine_idle_fraction: engine without a
+request; perf/learner_idle_fraction: step time that the learner waited for its batch; perf/decode_step_s and
+perf/prefill_token_s: what one decoding step of all slots and one token read cost, copied ones included. Counts async/*
+are groups: in_flight and queued now, the others since the run began; async/replaced are members. rollout/errors counts
+groups lost to a fault of the environment since the last batch, rollout/malformed the batch's trajectories that the
+model ended by breaking the protocol.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from biomni_lib.agent.ledger import Trajectory
 from biomni_lib.provenance import atomic_path
 from biomni_lib.rl.scheduler import MODEL_ERRORS, Group
 
@@ -26,7 +30,12 @@ Rows = list[dict[str, Any]]
 
 
 def trajectory_rows(groups: Sequence[Group], step: int) -> Rows:
-    """One row a trained trajectory; staleness is that of its oldest token, in learner versions (one a step)."""
+    """One row a trained trajectory; staleness is that of its oldest token, in learner versions (one a step).
+
+    began_s and ended_s are seconds since 1970, NaN where the group does not say; the lists have one entry a turn:
+    tokens written, tokens read before them (the prompt, or the observation), and seconds of generating, of waiting for
+    the sandbox, and in the tool.
+    """
     return [
         {
             "step": step,
@@ -46,10 +55,25 @@ def trajectory_rows(groups: Sequence[Group], step: int) -> Rows:
             "tool_s": sum(turn.tool_s for turn in t.turns),
             "queue_s": sum(turn.queue_s for turn in t.turns),
             "start_s": sum(turn.start_s for turn in t.turns),
+            "began_s": began_s,
+            "ended_s": ended_s,
+            "turn_tokens": [turn.end - turn.start for turn in t.turns],
+            "turn_read": [turn.start - before for turn, before in zip(t.turns, _turn_ends(t), strict=False)],
+            "turn_generate_s": [turn.generate_s for turn in t.turns],
+            "turn_wait_s": [turn.queue_s + turn.start_s for turn in t.turns],
+            "turn_tool_s": [turn.tool_s for turn in t.turns],
         }
         for group in groups
-        for t in group.trajectories
+        for t, (began_s, ended_s) in zip(group.trajectories, group.spans or _unknown(group), strict=True)
     ]
+
+
+def _turn_ends(trajectory: Trajectory) -> list[int]:
+    return [0, *(turn.end for turn in trajectory.turns)]
+
+
+def _unknown(group: Group) -> list[tuple[float, float]]:
+    return [(float("nan"), float("nan"))] * len(group.trajectories)
 
 
 def write_rows(path: Path, rows: Rows) -> None:
@@ -107,14 +131,20 @@ def system_metrics(
     """time/*, perf/* and async/* counts from the worker's counters at this batch and at the one before."""
     since = {name: value - (before or {}).get(name, 0.0) for name, value in report.items()}
     busy = since["engine/decode_s"] + since["engine/prefill_s"]
-    idle = since["engine/idle_s"]
+    idle, swap = since["engine/idle_s"], since["engine/swap_s"] + since["engine/recompute_s"]
+    read = since["engine/prefilled_tokens"] + since["engine/cached_tokens"]
+    whole = max(busy + swap + idle, 1e-9)
     return {
         "time/step": step_s,
         "time/wait_for_batch": wait_s,
         "time/weight_sync": weight_sync_s,
         "time/generate": busy,
-        "perf/tokens_per_s": since["engine/generated_tokens"] / max(busy + idle, 1e-9),
-        "perf/engine_idle_fraction": idle / max(busy + idle, 1e-9),
+        "time/weight_swap": swap,
+        "time/kv_recompute": since["engine/recompute_s"],
+        "perf/tokens_per_s": since["engine/generated_tokens"] / whole,
+        "perf/engine_idle_fraction": idle / whole,
+        "perf/decode_step_s": since["engine/decode_s"] / max(since["engine/decode_steps"], 1.0),
+        "perf/prefill_token_s": since["engine/prefill_s"] / max(read, 1.0),
         "perf/learner_idle_fraction": wait_s / max(step_s, 1e-9),
         "perf/event_loop_lag": report["event_loop_lag"],
         "async/in_flight": report["groups/in_flight"],
@@ -122,5 +152,7 @@ def system_metrics(
         "async/dropped": report["groups/dropped"],
         "async/filtered": report["groups/filtered"],
         "async/failed": report["groups/failed"],
+        "async/replaced": report["groups/replaced"],
+        "async/admitted": report["groups/admitted"],
         "rollout/errors": since["groups/failed"],
     }

@@ -1,24 +1,31 @@
-"""Continuous rollouts under the staleness bound.
+"""Which trajectory starts when, and which groups are trained: decisions only, no clock, no tasks, no I/O.
 
-Groups of trajectories start in a seeded order whenever the budget has a place, run independently of each other, and
-wait in a buffer until the learner asks for a batch. Stragglers block nobody. There are no modes: synchronous, one step
-off and fully asynchronous are values of max_staleness. The module reads no clock, so a simulator can drive it on
-virtual time, and with max_staleness = 0 its batches do not depend on the order in which groups complete.
+Groups are admitted in a seeded order whenever the staleness budget has a place, their members start whenever one of
+the `places` is free, and complete groups wait in a buffer until the learner takes a batch. Stragglers block nobody.
+There are no modes: synchronous, one step off and fully asynchronous are values of max_staleness. Two shells drive this
+one class: `dispatcher.Dispatcher` with real rollouts, `simulator` on virtual time.
 
-Rules, each counted: a group with a failed member (an ending error:* that is not the model's own, or a BiomniError of
-its rollout) is dropped and its place refilled; a group whose rewards are all equal is filtered and refilled, at most
-`refill_max` times a batch, or kept, by recipe; a group that is too old when the learner asks is dropped.
+Rules, each counted by group:
+- A failed member (an ending error:* that is not the model's own, or a BiomniError of its rollout) is rolled out anew,
+  at most `replace_max` times a group; after that the group is lost as failed.
+- A group whose rewards are all equal is filtered and refilled, at most `refill_max` times a batch; beyond, it is kept.
+- A group that is too old for the learner is dropped, complete or not: what is in flight is given up when its first
+  token is too old, so that it holds no place. This falls on long trajectories more than on short ones.
+
+With max_staleness = 0 the batches do not depend on the order in which groups complete, and no group is ever too old.
 """
 
 from __future__ import annotations
 
-import asyncio
+import functools
 import zlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from biomni_lib.agent.ledger import Trajectory
 from biomni_lib.errors import BiomniError, RunError, TrainingError
@@ -27,38 +34,62 @@ from biomni_lib.rl.staleness import StalenessBudget
 ORDER_DOMAIN = zlib.crc32(b"rl.order")  # keeps this stream apart from others of the same seed
 MODEL_ERRORS = frozenset({"error:malformed_turn"})
 NEVER_OLD = 2**31 - 1  # a group in which no engine sampled a token
-RunGroup = Callable[[int, Any], Awaitable[list[Trajectory]]]
+NO_LEARNER = -1  # no batch was asked for yet
 
 
 def instance_at(group_index: int, instances: int, seed: int) -> int:
     """Which of `instances` a group rolls out: each once an epoch, every epoch in a new seeded order."""
     epoch, position = divmod(group_index, instances)
-    order = np.random.default_rng(np.random.SeedSequence([seed, ORDER_DOMAIN, epoch])).permutation(instances)
-    return int(order[position])
+    return int(_epoch_order(epoch, instances, seed)[position])
+
+
+@functools.lru_cache(maxsize=4)
+def _epoch_order(epoch: int, instances: int, seed: int) -> NDArray[np.int64]:
+    return np.random.default_rng(np.random.SeedSequence([seed, ORDER_DOMAIN, epoch])).permutation(instances)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Ticket:
+    """Leave to roll out one member of a group: the `sample`-th, for the `attempt`-th time (from 0)."""
+
+    group: int
+    sample: int
+    attempt: int
+    instance: Any
 
 
 @dataclass(frozen=True)
 class Group:
-    """The trajectories of one instance, complete."""
+    """The trajectories of one instance, complete; `spans` are when each began and ended, in seconds of one clock."""
 
     index: int
     trajectories: list[Trajectory]
+    spans: Sequence[tuple[float, float]] = ()
 
     @property
     def oldest_version(self) -> int:
         """Policy version of the oldest sampled token of all members."""
-        return min((t.oldest_version for t in self.trajectories if t.oldest_version >= 0), default=NEVER_OLD)
+        return min((v for t in self.trajectories if (v := t.oldest_version) >= 0), default=NEVER_OLD)
 
     @property
     def flat(self) -> bool:
         """Whether all rewards are equal, so that no advantage differs from 0."""
         return len({float(t.total) for t in self.trajectories}) == 1
 
-    @property
-    def faults(self) -> list[str]:
-        """Endings of members that failed by a fault of the environment; what the model does wrong is not one."""
-        endings = {t.ending for t in self.trajectories}
-        return sorted(e for e in endings if e.startswith("error:") and e not in MODEL_ERRORS)
+
+@dataclass(eq=False, slots=True)
+class _Flight:
+    """A group under way: when its oldest token may have been sampled, who has ended, who is running."""
+
+    index: int
+    version: int
+    replaced: int = 0
+    ended: dict[int, tuple[Trajectory, tuple[float, float]]] = field(default_factory=dict)
+    running: dict[Ticket, None] = field(default_factory=dict)
+
+    def group(self) -> Group:
+        members = [self.ended[sample] for sample in sorted(self.ended)]
+        return Group(self.index, [trajectory for trajectory, _ in members], [span for _, span in members])
 
 
 @dataclass
@@ -70,139 +101,179 @@ class _Buffer:
 
 
 class GroupScheduler:
-    """Admits groups, collects them, and hands out batches of `budget.groups_per_step`.
+    """Hands out tickets, takes their outcomes, and hands out batches of `budget.groups_per_step`.
 
     Args:
-        run_group: rolls out one group; given the group's index and its instance.
         instances: what to train on.
         budget: the staleness arithmetic; this object is its only writer.
         seed: root of the order of instances.
-        in_flight_max: groups in flight at most (memory and engine queue stay bounded).
+        group_size: trajectories a group.
+        places: trajectories under way at most; with the budget it bounds memory and every queue behind.
         refill_max: flat groups refilled a batch; 0 keeps them all.
+        replace_max: failed members rolled out anew in a group; 0 loses the group with the first.
         failures_max: failed groups in a row that stop the run.
+    Raises: TrainingError without instances.
     """
 
     def __init__(
         self,
-        run_group: RunGroup,
         instances: Sequence[Any],
         budget: StalenessBudget,
         *,
         seed: int,
-        in_flight_max: int,
+        group_size: int,
+        places: int,
         refill_max: int,
+        replace_max: int = 0,
         failures_max: int = 20,
     ) -> None:
         if not instances:
             raise TrainingError("no training instances; build the data with a training split that is not empty")
-        self.run_group, self.instances, self.budget = run_group, instances, budget
-        self.seed, self.in_flight_max = seed, in_flight_max
-        self.refill_max, self.failures_max = refill_max, failures_max
+        self.instances, self.budget, self.seed = instances, budget, seed
+        self.group_size, self.places = group_size, places
+        self.refill_max, self.replace_max, self.failures_max = refill_max, replace_max, failures_max
         self.next_index = 0
-        self.redo: list[int] = []
-        self.running: dict[asyncio.Task[list[Trajectory]], int] = {}
+        self.redo: deque[int] = deque()
+        self.waiting: deque[Ticket] = deque()
+        self.flights: dict[int, _Flight] = {}
+        self.running: set[Ticket] = set()
         self.buffer = _Buffer()
+        self.learner_version = NO_LEARNER
         self.failures_in_row = 0
         self.fault: BaseException | None = None
-        self._changed = asyncio.Event()
+        self._lost: list[Ticket] = []
 
-    def start(self) -> None:
-        """Fill every free place; called once, and by the scheduler itself after each event."""
-        while self.fault is None and self.budget.capacity() > 0 and len(self.running) < self.in_flight_max:
-            index = self._take_index()
-            instance = self.instances[instance_at(index, len(self.instances), self.seed)]
-            task = asyncio.ensure_future(self.run_group(index, instance))
-            self.budget.admit()
-            self.running[task] = index
-            task.add_done_callback(self._finish)
+    def next_ticket(self) -> Ticket | None:
+        """What to start now, or None; it holds a place until its outcome is told."""
+        if self.fault is not None or len(self.running) >= self.places:
+            return None
+        if not self.waiting and not self._admit():
+            return None
+        ticket = self.waiting.popleft()
+        self.running.add(ticket)
+        self.flights[ticket.group].running[ticket] = None
+        return ticket
+
+    def finish(self, ticket: Ticket, trajectory: Trajectory, span: tuple[float, float] = (0.0, 0.0)) -> None:
+        """A rollout has ended with a trajectory; nothing comes of it when its group is lost."""
+        flight = self._end(ticket)
+        if flight is None:
+            return
+        if trajectory.ending.startswith("error:") and trajectory.ending not in MODEL_ERRORS:
+            return self._replace(flight, ticket, RunError(f"group {ticket.group} ended with {trajectory.ending}"))
+        flight.ended[ticket.sample] = (trajectory, span)
+        if len(flight.ended) == self.group_size:
+            del self.flights[flight.index]
+            self._collect(flight.group())
+
+    def fail(self, ticket: Ticket, error: BaseException) -> None:
+        """A rollout has ended without a trajectory; an error that is not a BiomniError stops the run."""
+        flight = self._end(ticket)
+        if not isinstance(error, BiomniError):
+            self.fault = self.fault or error
+        elif flight is not None:
+            self._replace(flight, ticket, error)
+
+    def release(self, ticket: Ticket) -> None:
+        """A rollout named by `lost` was cancelled: its place is free."""
+        self._end(ticket)
+
+    def lost(self) -> list[Ticket]:
+        """Tickets still under way whose group was lost since the last call: whoever runs them may cancel them."""
+        tickets, self._lost = self._lost, []
+        return [ticket for ticket in tickets if ticket in self.running]
 
     def set_version(self, version: int) -> None:
         """New weights are in the engine: places open. Raises: TrainingError when the version goes back."""
         self.budget.advance(version)
-        self.start()
 
-    async def next_batch(self, learner_version: int) -> list[Group]:
-        """The next batch for the learner, sorted by group index.
+    def take_batch(self, learner_version: int) -> list[Group] | None:
+        """The next batch, sorted by group index, or None as long as too few groups are complete.
 
-        Waits until enough groups are complete that are not too old for `learner_version`; oldest groups go first.
+        Groups too old for `learner_version` are dropped; of the others the oldest go first.
         Raises: RunError when rollouts keep failing; whatever a rollout raised that is not a BiomniError.
         """
-        size = self.budget.groups_per_step
-        while True:
-            self._raise_fault()
-            self._drop_old(learner_version)
-            self.start()
-            if len(self.buffer.ready) >= size:
-                return self._pick(size)
-            self._changed.clear()
-            await self._changed.wait()
+        if self.fault is not None:
+            raise self.fault
+        self._learner_at(learner_version)
+        if len(self.buffer.ready) < self.budget.groups_per_step:
+            return None
+        return self._pick(self.budget.groups_per_step)
 
     def state(self) -> dict[str, Any]:
         """What a resumed run needs: counts, cursor, and the indexes of groups that are neither trained nor lost."""
-        unfinished = [*self.redo, *self.running.values(), *(group.index for group in self.buffer.ready)]
+        unfinished = [*self.redo, *self.flights, *(group.index for group in self.buffer.ready)]
         return {"budget": self.budget.state(), "next_index": self.next_index, "redo": sorted(unfinished)}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take up a saved state; unfinished groups are rolled out anew, first."""
         self.budget.restore(state["budget"])
-        self.next_index, self.redo = state["next_index"], list(state["redo"])
-
-    async def close(self) -> None:
-        """Cancel every group in flight and wait until all have ended."""
-        self.fault = self.fault or RunError("the scheduler is closed")
-        tasks = list(self.running)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        self.next_index, self.redo = state["next_index"], deque(state["redo"])
 
     def counts(self) -> dict[str, int]:
         """Groups so far, by what became of them."""
         return asdict(self.budget.counts)
 
-    def _take_index(self) -> int:
-        if self.redo:
-            return self.redo.pop(0)
-        self.next_index += 1
-        return self.next_index - 1
+    def _admit(self) -> bool:
+        """Take a group in flight, unless what it samples now could never be trained."""
+        if self.budget.capacity() < 1 or self.budget.too_old(self.budget.version, self.learner_version):
+            return False
+        index = self.redo.popleft() if self.redo else self.next_index
+        self.next_index = max(self.next_index, index + 1)
+        instance = self.instances[instance_at(index, len(self.instances), self.seed)]
+        self.budget.admit()
+        self.flights[index] = _Flight(index, self.budget.version)
+        self.waiting.extend(Ticket(index, sample, 0, instance) for sample in range(self.group_size))
+        return True
 
-    def _finish(self, task: asyncio.Task[list[Trajectory]]) -> None:
-        index = self.running.pop(task)
-        error = asyncio.CancelledError() if task.cancelled() else task.exception()
-        if error is None:
-            self._collect(Group(index, task.result()))
-        else:
-            self._fail(error)
-        self.start()
-        self._changed.set()
+    def _end(self, ticket: Ticket) -> _Flight | None:
+        """Free a ticket's place. Returns: its group, unless that is lost."""
+        self.running.remove(ticket)
+        flight = self.flights.get(ticket.group)
+        if flight is None or ticket not in flight.running:
+            return None
+        del flight.running[ticket]
+        return flight
+
+    def _replace(self, flight: _Flight, ticket: Ticket, error: BiomniError) -> None:
+        if flight.replaced < self.replace_max:
+            flight.replaced += 1
+            self.budget.replace()
+            self.waiting.appendleft(Ticket(ticket.group, ticket.sample, ticket.attempt + 1, ticket.instance))
+            return
+        self._lose(flight, self.budget.fail)
+        self.failures_in_row += 1
+        if self.failures_in_row >= self.failures_max:
+            self.fault = self.fault or RunError(f"{self.failures_in_row} groups in a row failed; the last: {error}")
+
+    def _lose(self, flight: _Flight, count: Callable[[], None]) -> None:
+        count()
+        del self.flights[flight.index]
+        self.waiting = deque(ticket for ticket in self.waiting if ticket.group != flight.index)
+        self._lost.extend(flight.running)
 
     def _collect(self, group: Group) -> None:
-        if group.faults:
-            return self._fail(RunError(f"group {group.index} ended with {', '.join(group.faults)}"))
         self.failures_in_row = 0
         self.budget.complete()
-        if group.flat and len(self.buffer.spare) < self.refill_max:
+        if self.budget.too_old(group.oldest_version, self.learner_version):
+            self.budget.drop()
+        elif group.flat and len(self.buffer.spare) < self.refill_max:
             self.budget.filter()
             self.buffer.spare.append(group)
         else:
             self.buffer.ready.append(group)
 
-    def _fail(self, error: BaseException) -> None:
-        self.budget.fail()
-        self.failures_in_row += 1
-        if not isinstance(error, BiomniError):
-            self.fault = self.fault or error
-        elif self.failures_in_row >= self.failures_max:
-            self.fault = self.fault or RunError(f"{self.failures_in_row} groups in a row failed; the last: {error}")
-
-    def _raise_fault(self) -> None:
-        if self.fault is not None:
-            raise self.fault
-
-    def _drop_old(self, learner_version: int) -> None:
-        old = [g for g in self.buffer.ready if self.budget.too_old(g.oldest_version, learner_version)]
-        for group in old:
+    def _learner_at(self, version: int) -> None:
+        """Drop what is too old; once a version, as what completes later is looked at then."""
+        if version <= self.learner_version:
+            return
+        self.learner_version = version
+        fresh = [g for g in self.buffer.ready if not self.budget.too_old(g.oldest_version, version)]
+        for _ in range(len(self.buffer.ready) - len(fresh)):
             self.budget.drop()
-            self.buffer.ready.remove(group)
+        self.buffer.ready = fresh
+        for flight in [f for f in self.flights.values() if self.budget.too_old(f.version, version)]:
+            self._lose(flight, self.budget.abandon)
 
     def _pick(self, size: int) -> list[Group]:
         self._settle_flat()
@@ -211,7 +282,6 @@ class GroupScheduler:
         self.buffer.spare.clear()
         for _ in batch:
             self.budget.train()
-        self.start()
         return sorted(batch, key=lambda g: g.index)
 
     def _settle_flat(self) -> None:

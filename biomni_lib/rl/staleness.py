@@ -18,7 +18,10 @@ from biomni_lib.errors import TrainingError
 
 @dataclass
 class Counts:
-    """Groups so far; admitted = trained + dropped + filtered + failed + in_flight + ready at all times."""
+    """Groups so far; admitted = trained + dropped + filtered + failed + in_flight + ready at all times.
+
+    `replaced` counts members that were rolled out anew after a failure; their groups are counted once all the same.
+    """
 
     admitted: int = 0
     trained: int = 0
@@ -27,6 +30,7 @@ class Counts:
     failed: int = 0
     in_flight: int = 0
     ready: int = 0
+    replaced: int = 0
 
     def balanced(self) -> bool:
         """Whether every admitted group is accounted for."""
@@ -70,6 +74,14 @@ class StalenessBudget:
     def fail(self) -> None:
         """A group in flight is lost to a failed member."""
         self._move("in_flight", "failed")
+
+    def abandon(self) -> None:
+        """A group in flight is given up because it is too old already."""
+        self._move("in_flight", "dropped")
+
+    def replace(self) -> None:
+        """A failed member of a group in flight is rolled out anew."""
+        self.counts.replaced += 1
 
     def filter(self) -> None:
         """A ready group is left out because its rewards do not vary."""

@@ -28,7 +28,8 @@ from typing import Any
 from biomni_lib.config import RunConfig
 from biomni_lib.engines.base import Engine
 from biomni_lib.errors import BiomniError
-from biomni_lib.rl.scheduler import GroupScheduler, RunGroup
+from biomni_lib.rl.dispatcher import Dispatcher, RunMember
+from biomni_lib.rl.scheduler import GroupScheduler
 from biomni_lib.rl.staleness import StalenessBudget
 from biomni_lib.rl.weights import discard_up_to
 
@@ -38,10 +39,10 @@ LAG_PERIOD_S = 0.25
 
 @dataclass(frozen=True)
 class World:
-    """What rollouts happen in: the engine that takes new weights, and how one group is rolled out."""
+    """What rollouts happen in: the engine that takes new weights, and how one trajectory is rolled out and scored."""
 
     engine: Engine
-    run_group: RunGroup
+    run_member: RunMember
 
 
 @dataclass(frozen=True)
@@ -66,16 +67,18 @@ class Worker:
     """Answers the messages of the driver while the scheduler keeps the engine busy."""
 
     def __init__(self, connection: Connection, spec: WorkerSpec, world: World) -> None:
-        rl, engine = spec.config.rl, spec.config.engine
+        rl = spec.config.rl
         self.connection, self.spec, self.world = connection, spec, world
         self.scheduler = GroupScheduler(
-            world.run_group,
             spec.instances,
             StalenessBudget(rl.groups_per_step, rl.max_staleness),
             seed=spec.config.seed,
-            in_flight_max=max(2, 2 * engine.slots // rl.group_size),  # twice the slots: none idles while a group ends
+            group_size=rl.group_size,
+            places=spec.config.agents,
             refill_max=spec.refill_max,
+            replace_max=rl.replace_members,
         )
+        self.dispatcher = Dispatcher(self.scheduler, world.run_member)
         self.newest = spec.version
         self.lag_s = 0.0
         self._sending = asyncio.Lock()
@@ -104,7 +107,7 @@ class Worker:
             for task in {message, *pending}:
                 task.cancel()
             await asyncio.gather(message, *pending, return_exceptions=True)
-            await self.scheduler.close()
+            await self.dispatcher.close()
 
     async def send(self, *message: Any) -> None:
         """Send without stopping the event loop while the other side is slow to read."""
@@ -118,7 +121,7 @@ class Worker:
         elif kind == "state":
             await self.send("state", self.scheduler.state())
         else:
-            groups = await self.scheduler.next_batch(*arguments)
+            groups = await self.dispatcher.next_batch(*arguments)
             await self.send("batch", groups, self._report())
 
     async def _load(self, version: int, path: Path) -> None:
@@ -129,7 +132,7 @@ class Worker:
             started = time.perf_counter()
             await self.world.engine.load_weights(version, path)
             await asyncio.to_thread(discard_up_to, path)
-            self.scheduler.set_version(version)
+            self.dispatcher.set_version(version)
             await self.send("loaded", version, time.perf_counter() - started)
 
     def _report(self) -> dict[str, float]:

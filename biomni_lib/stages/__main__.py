@@ -132,9 +132,9 @@ def _print_results(config: RunConfig) -> None:
 
 def draw(config: RunConfig) -> list[str]:
     """Save the figures of every stage; their names."""
-    from biomni_lib.stages import evaluate, length_vs_score, rl, sft
+    from biomni_lib.stages import evaluate, length_vs_score, rl, scheduling, sft
 
-    return [name for stage in (sft, rl, evaluate, length_vs_score) for name in stage.draw(config)]
+    return [name for stage in (sft, rl, evaluate, length_vs_score, scheduling) for name in stage.draw(config)]
 
 
 @contextlib.contextmanager

@@ -92,6 +92,11 @@ class Paths:
         return self.run_dir / "length"
 
     @property
+    def scheduling(self) -> Path:
+        """What simulated runs say, CSV."""
+        return self.run_dir / "scheduling"
+
+    @property
     def figures(self) -> Path:
         return self.run_dir / "figures"
 

@@ -30,6 +30,7 @@ NOTEBOOKS = {
     "rl": "03_async_rl",
     "evaluate": "04_evaluate",
     "length_vs_score": "05_length_vs_score",
+    "scheduling": "06_async_scheduling",
 }
 """Stage to its notebook, in the order in which they run."""
 KERNEL = "python3"

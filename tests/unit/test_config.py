@@ -70,6 +70,12 @@ def test_a_run_has_its_own_folder_for_each_preset_and_seed(tmp_path):
         ({"model.kind": "pretrained"}, ["model.kind", "model.path"]),
         ({"model.path": "somewhere"}, ["model.path", "pretrained"]),
         ({"rl.recipe": "as-executed", "rl.max_staleness": 1}, ["rl.max_staleness = 1", "'as-executed'", "default"]),
+        ({"rl.agents": 99}, ["rl.agents = 99", "sandbox.sessions_max = 64"]),
+        (
+            {"rl.agents": 99, "sandbox.sessions_max": 99, "rl.max_staleness": 0, "engine.parked": 9},
+            ["rl.agents = 99", "engine.slots + engine.parked = 73", "synchronous"],
+        ),
+        ({"rl.kv_on_update": "drop"}, ["rl.kv_on_update", "'keep'", "'recompute'"]),
         ({"rl.recipe": "ppo", "rl.max_staleness": 0}, ["rl.recipe = 'ppo'", "unknown recipe", "as-executed", "gspo"]),
         ({"rl.recipe": "nowhere.toml"}, ["rl.recipe = 'nowhere.toml'", "a .toml file"]),
         ({"rl.steps": 0, "sft.epochs": 0}, ["(and 1 more)"]),

@@ -75,8 +75,39 @@ ACCEPTANCE = with_interval(
     "accepted",
 )
 STALENESS = pd.DataFrame({"staleness": [0, 1, 1, 2], "tokens": [100, 500, 399, 1]})
+SPANS = pd.DataFrame(
+    [
+        {"panel": panel, "lane": lane, "kind": kind, "began_s": 3.0 * i, "ended_s": 3.0 * i + 2}
+        for panel in ("Synchronous", "Fully asynchronous")
+        for lane in range(-1, 6)
+        for i, kind in enumerate(["generate", "wait", "tool", "other"] if lane >= 0 else ["learn"])
+    ]
+)
+MODES = pd.DataFrame({"mode": ["Synchronous", "One step off"], "engine_idle": [0.6, 0.01], "learner_idle": [0.9, 0.1]})
+STALENESS_BY_MODE = pd.DataFrame(
+    [{"mode": m, "staleness": s, "trajectories": 10 + s} for m in MODES["mode"] for s in range(5)]
+)
+THROUGHPUT = pd.DataFrame(
+    [
+        {"setting": name, "value": v, "tokens_per_s": 9 + v, "engine_of_limit": 0.5, "learner_idle": 0.1, "dropped": 0}
+        for name, values in {"Agents": (8, 16, 32, 64, 128, 256), "Staleness": (0, 1, 2, 4, 8)}.items()
+        for v in values
+    ]
+)
+SCALING = pd.DataFrame(
+    [
+        {"engines": n, "tokens_per_s": 90.0 * n, "kind": kind, "low": 80.0 * n, "high": 100.0 * n}
+        for kind, sizes in {"simulated": (62, 125, 250, 1000), "extrapolated": (2000, 10_000)}.items()
+        for n in sizes
+    ]
+)
 
 FIGURES = {
+    "timeline": (figures.timeline, SPANS, "ended_s"),
+    "idle_by_mode": (figures.idle_by_mode, MODES, "learner_idle"),
+    "staleness_by_mode": (figures.staleness_by_mode, STALENESS_BY_MODE, "trajectories"),
+    "throughput": (figures.throughput, THROUGHPUT, "dropped"),
+    "scaling": (figures.scaling, SCALING, "high"),
     "headline": (figures.headline, SCORES, "score"),
     "score_by_task": (figures.score_by_task, SCORES, "ci_low"),
     "learning_curves": (figures.learning_curves, METRICS, "reward/format"),

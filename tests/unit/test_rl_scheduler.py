@@ -1,5 +1,7 @@
 import asyncio
 from collections import Counter
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,7 +10,8 @@ from hypothesis import strategies as st
 
 from biomni_lib.agent.ledger import Trajectory
 from biomni_lib.errors import RunError, SandboxError, TrainingError
-from biomni_lib.rl.scheduler import GroupScheduler, instance_at
+from biomni_lib.rl.dispatcher import Dispatcher
+from biomni_lib.rl.scheduler import GroupScheduler, Ticket, instance_at
 from biomni_lib.rl.staleness import StalenessBudget
 
 INSTANCES = list(range(7))
@@ -22,46 +25,50 @@ def trajectory(total: float, version: int, ending: str = "solved") -> Trajectory
 
 
 class Rollouts:
-    """Groups that take a random number of event-loop turns and end as the seed says."""
+    """Groups of two whose members take a random number of event-loop turns and end as the seed says."""
 
     def __init__(self, seed: int, *, slow: int = 6, faults: float = 0.0, flat: float = 0.0) -> None:
         self.seed, self.slow, self.faults, self.flat = seed, slow, faults, flat
         self.version = 0
-        self.started: list[int] = []
+        self.started: list[tuple[int, int, int]] = []
         self.running = self.most = 0
 
-    async def __call__(self, index: int, instance: int) -> list[Trajectory]:
-        self.started.append(index)
+    async def __call__(self, ticket: Ticket) -> Trajectory:
+        which = (ticket.group, ticket.sample, ticket.attempt)
+        self.started.append(which)
         self.running += 1
         self.most = max(self.most, self.running)
         version = self.version
-        content = np.random.default_rng([1, index]).random(2)  # what happens: a function of the index alone
-        turns = np.random.default_rng([2, self.seed, index]).integers(0, self.slow)  # when: another one in every run
+        flat = np.random.default_rng([1, ticket.group]).random() < self.flat  # what happens: not a matter of time
+        broken = np.random.default_rng([3, *which]).random() < self.faults
+        turns = np.random.default_rng([2, self.seed, *which]).integers(0, self.slow)  # when: another one in every run
         try:
             for _ in range(turns):
                 await asyncio.sleep(0)
         finally:
             self.running -= 1
-        if content[0] < self.faults:
-            raise SandboxError(f"group {index}")
-        totals = (1.0, 1.0) if content[1] < self.flat else (0.0, 1.0)
-        return [trajectory(total, version) for total in totals]
+        if broken:
+            raise SandboxError(f"group {ticket.group}")
+        return trajectory(1.0 if flat else float(ticket.sample), version)
 
 
-def scheduler(rollouts: Rollouts, size: int, staleness: int, refill: int = 0, in_flight: int = 50) -> GroupScheduler:
+def dispatcher(
+    run: Any, size: int, staleness: int, *, places: int = 100, refill: int = 0, replace: int = 0
+) -> Dispatcher:
     budget = StalenessBudget(size, staleness)
-    return GroupScheduler(rollouts, INSTANCES, budget, seed=3, in_flight_max=in_flight, refill_max=refill)
+    options = {"group_size": 2, "places": places, "refill_max": refill, "replace_max": replace}
+    return Dispatcher(GroupScheduler(INSTANCES, budget, seed=3, **options), run)
 
 
-async def train(made: GroupScheduler, rollouts: Rollouts, steps: range, lag: int = 0) -> list[list[int]]:
+async def train(made: Dispatcher, rollouts: Rollouts, steps: range, lag: int = 0) -> list[list[int]]:
     """Take batches as a learner does; the engine gets each version `lag` event-loop turns later."""
-    batches = []
+    batches, budget = [], made.scheduler.budget
     for step in steps:
         batch = await made.next_batch(step)
         batches.append([group.index for group in batch])
         for group in batch:
-            assert step - group.oldest_version <= made.budget.max_staleness
-        assert made.budget.counts.balanced()
+            assert step - group.oldest_version <= budget.max_staleness
+        assert budget.counts.balanced()
         for _ in range(lag):
             await asyncio.sleep(0)
         rollouts.version = step + 1
@@ -69,29 +76,38 @@ async def train(made: GroupScheduler, rollouts: Rollouts, steps: range, lag: int
     return batches
 
 
+def run_by(answer: Callable[[Ticket], Trajectory]) -> Any:
+    async def run_member(ticket: Ticket) -> Trajectory:
+        return answer(ticket)
+
+    return run_member
+
+
 @settings(max_examples=40)
-@given(st.integers(0, 10**6), st.integers(1, 4), st.integers(0, 3), st.sampled_from([0.0, 0.3]), st.integers(0, 5))
+@given(st.integers(0, 10**6), st.integers(1, 4), st.integers(0, 3), st.sampled_from([0.0, 0.2]), st.integers(0, 5))
 async def test_bound_and_counts_hold_under_random_latencies(
     seed: int, size: int, staleness: int, rate: float, lag: int
 ) -> None:
     rollouts = Rollouts(seed, slow=30, faults=rate, flat=rate)
-    made = scheduler(rollouts, size, staleness, refill=size)
+    made = dispatcher(rollouts, size, staleness, refill=size, replace=1)
     batches = await train(made, rollouts, range(8), lag)
     used = [index for batch in batches for index in batch]
     assert len(used) == len(set(used)) == 8 * size
-    assert len(rollouts.started) <= made.budget.counts.admitted == made.next_index
-    assert rollouts.most <= (staleness + 1) * size
+    assert made.scheduler.budget.counts.admitted == made.scheduler.next_index
+    assert len(rollouts.started) == len(set(rollouts.started))
     await made.close()
-    assert not made.running
+    assert not made.tasks and not rollouts.running
 
 
 @settings(max_examples=40)
-@given(st.integers(0, 10**6), st.integers(0, 10**6), st.integers(1, 4), st.integers(0, 3))
-async def test_synchronous_batches_do_not_depend_on_timing(one: int, other: int, size: int, refill: int) -> None:
+@given(st.integers(0, 10**6), st.integers(0, 10**6), st.integers(1, 4), st.integers(0, 3), st.integers(1, 9))
+async def test_synchronous_batches_do_not_depend_on_timing(
+    one: int, other: int, size: int, refill: int, places: int
+) -> None:
     runs = []
-    for seed in (one, other):
+    for seed, room in ((one, places), (other, 100)):
         rollouts = Rollouts(seed, slow=40, flat=0.5)
-        runs.append(await train(scheduler(rollouts, size, 0, refill=refill), rollouts, range(6)))
+        runs.append(await train(dispatcher(rollouts, size, 0, refill=refill, places=room), rollouts, range(6)))
     assert runs[0] == runs[1]
 
 
@@ -99,95 +115,155 @@ async def test_synchronous_batches_do_not_depend_on_timing(one: int, other: int,
 @given(st.integers(0, 10**6), st.integers(0, 2), st.integers(1, 5))
 async def test_a_resumed_run_loses_and_repeats_no_group(seed: int, staleness: int, stop: int) -> None:
     rollouts = Rollouts(seed, slow=20)
-    first = scheduler(rollouts, 3, staleness)
+    first = dispatcher(rollouts, 3, staleness)
     batches = await train(first, rollouts, range(stop))
-    state = first.state()
     await first.close()
-    second = scheduler(rollouts, 3, staleness)
-    second.restore(state)
+    state = first.scheduler.state()
+    second = dispatcher(rollouts, 3, staleness)
+    second.scheduler.restore(state)
     second.set_version(stop)
     batches += await train(second, rollouts, range(stop, 8))
     used = Counter(index for batch in batches for index in batch)
-    unfinished = second.state()["redo"]
+    unfinished = second.scheduler.state()["redo"]
     await second.close()
     assert set(used.values()) == {1}
     assert not set(used) & set(unfinished)
-    assert len(used) + len(unfinished) + second.budget.counts.dropped == second.next_index
+    counts = second.scheduler.budget.counts
+    assert len(used) + len(unfinished) + counts.dropped == second.scheduler.next_index
 
 
 async def test_resuming_synchronously_gives_the_uninterrupted_batches() -> None:
     whole, parts = Rollouts(1, flat=0.3), Rollouts(2, flat=0.3)
-    expected = await train(scheduler(whole, 2, 0, refill=1), whole, range(6))
-    first = scheduler(parts, 2, 0, refill=1)
+    expected = await train(dispatcher(whole, 2, 0, refill=1), whole, range(6))
+    first = dispatcher(parts, 2, 0, refill=1)
     got = await train(first, parts, range(3))
-    second = scheduler(parts, 2, 0, refill=1)
-    second.restore(first.state())
+    second = dispatcher(parts, 2, 0, refill=1)
+    second.scheduler.restore(first.scheduler.state())
     assert got + await train(second, parts, range(3, 6)) == expected
 
 
-async def test_a_straggler_blocks_nobody_and_is_dropped_when_too_old() -> None:
-    release = asyncio.Event()
+async def test_a_straggler_blocks_nobody_and_gives_its_place_back_when_too_old() -> None:
+    cancelled = asyncio.Event()
 
-    async def run_group(index: int, instance: int) -> list[Trajectory]:
-        version = made.budget.version
-        if index == 0:
-            await release.wait()
-        return [trajectory(0, version), trajectory(1, version)]
+    async def run_member(ticket: Ticket) -> Trajectory:
+        version = made.scheduler.budget.version
+        if ticket.group == 0:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                cancelled.set()
+                raise
+        return trajectory(ticket.sample, version)
 
-    made = GroupScheduler(run_group, INSTANCES, StalenessBudget(2, 1), seed=0, in_flight_max=9, refill_max=0)
-    for step in range(3):
+    made = dispatcher(run_member, 2, 1, places=3)
+    for step in range(4):
         batch = await made.next_batch(step)
         assert 0 not in [g.index for g in batch]
         made.set_version(step + 1)
-    release.set()
-    batch = await made.next_batch(3)
-    assert 0 not in [g.index for g in batch]
-    assert made.budget.counts.dropped == 1
+    await cancelled.wait()
+    counts = made.scheduler.budget.counts
+    assert (counts.dropped, counts.trained) == (1, 8)
+    await made.close()
+
+
+async def test_a_group_that_completes_too_late_is_dropped() -> None:
+    made = dispatcher(run_by(lambda t: trajectory(t.sample, 0)), 1, 1)
+    for step in (0, 1):
+        await made.next_batch(step)
+        made.set_version(step + 1)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(made.next_batch(2), 0.05)  # the toy samples with version 0 for ever
+    counts = made.scheduler.budget.counts
+    assert counts.trained == 2 and counts.dropped > 1 and counts.balanced()
     await made.close()
 
 
 async def test_flat_groups_are_refilled_up_to_the_cap() -> None:
-    async def run_group(index: int, instance: int) -> list[Trajectory]:
-        return [trajectory(1, 0), trajectory(1, 0)]
-
     for cap in (0, 3):
-        made = GroupScheduler(run_group, INSTANCES, StalenessBudget(2, 0), seed=0, in_flight_max=9, refill_max=cap)
+        made = dispatcher(run_by(lambda t: trajectory(1, 0)), 2, 0, refill=cap)
         batch = await made.next_batch(0)
         assert [g.index for g in batch] == [0, 1]
-        assert (made.budget.counts.filtered, made.budget.counts.admitted) == (cap, 2 + cap)
+        counts = made.scheduler.budget.counts
+        assert (counts.filtered, counts.admitted) == (cap, 2 + cap)
 
 
 async def test_a_fault_of_the_environment_drops_the_group_and_one_of_the_model_does_not() -> None:
-    async def run_group(index: int, instance: int) -> list[Trajectory]:
-        ending = {0: "error:sandbox", 1: "error:malformed_turn"}.get(index, "solved")
-        return [trajectory(0, 0, ending), trajectory(1, 0)]
-
-    made = GroupScheduler(run_group, INSTANCES, StalenessBudget(2, 0), seed=0, in_flight_max=9, refill_max=0)
+    endings = {0: "error:sandbox", 1: "error:malformed_turn"}
+    made = dispatcher(run_by(lambda t: trajectory(t.sample, 0, endings.get(t.group, "solved"))), 2, 0)
     assert [g.index for g in await made.next_batch(0)] == [1, 2]
-    assert made.budget.counts.failed == 1
+    assert made.scheduler.budget.counts.failed == 1
+
+
+@pytest.mark.parametrize(("replace", "trained", "failed"), [(0, 1, 1), (1, 1, 1), (2, 0, 0)])
+async def test_failed_members_are_replaced_as_often_as_the_rule_says(replace: int, trained: int, failed: int) -> None:
+    async def run_member(ticket: Ticket) -> Trajectory:
+        if ticket.group == 0 and ticket.sample == 1 and ticket.attempt < 2:
+            raise SandboxError("no session")
+        return trajectory(ticket.sample, 0)
+
+    made = dispatcher(run_member, 1, 0, replace=replace)
+    (group,) = await made.next_batch(0)
+    counts = made.scheduler.budget.counts
+    assert (group.index, counts.failed, counts.replaced) == (trained, failed, replace)
+    assert [t.total for t in group.trajectories] == [0, 1]
+
+
+async def test_the_siblings_of_a_lost_member_are_stopped() -> None:
+    stopped = []
+
+    async def run_member(ticket: Ticket) -> Trajectory:
+        if ticket.group == 0 and ticket.sample == 1:
+            raise SandboxError("no session")
+        if ticket.group == 0:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                stopped.append(ticket.sample)
+        return trajectory(ticket.sample, 0)
+
+    made = dispatcher(run_member, 1, 0)
+    assert [g.index for g in await made.next_batch(0)] == [1]
+    assert stopped == [0] and not made.tasks and not made.scheduler.running
 
 
 async def test_rollouts_that_always_fail_stop_the_run() -> None:
-    made = scheduler(Rollouts(0, faults=1.1), 2, 0)
+    made = dispatcher(Rollouts(0, faults=1.1), 2, 0)
     with pytest.raises(RunError, match=r"20 groups in a row failed; the last: group \d+"):
         await made.next_batch(0)
 
 
 async def test_a_programming_error_propagates_as_itself() -> None:
-    async def run_group(index: int, instance: int) -> list[Trajectory]:
+    async def run_member(ticket: Ticket) -> Trajectory:
         raise ZeroDivisionError("in a rollout")
 
-    made = GroupScheduler(run_group, INSTANCES, StalenessBudget(2, 0), seed=0, in_flight_max=9, refill_max=0)
     with pytest.raises(ZeroDivisionError):
-        await made.next_batch(0)
+        await dispatcher(run_member, 2, 0).next_batch(0)
 
 
-async def test_groups_in_flight_are_bounded() -> None:
+async def test_trajectories_under_way_are_bounded() -> None:
     rollouts = Rollouts(0, slow=30)
-    made = scheduler(rollouts, 6, 3, in_flight=4)
+    made = dispatcher(rollouts, 6, 3, places=5)
     await train(made, rollouts, range(4))
-    assert rollouts.most == 4
+    assert rollouts.most == 5
     await made.close()
+
+
+async def test_no_group_starts_that_could_never_be_trained() -> None:
+    """The learner is two versions ahead of the engine, and one is allowed."""
+    made = dispatcher(Rollouts(0), 1, 1)
+    assert made.scheduler.take_batch(2) is None
+    assert made.scheduler.next_ticket() is None
+    made.scheduler.set_version(1)
+    assert made.scheduler.next_ticket() is not None
+
+
+async def test_spans_tell_when_each_member_began_and_ended() -> None:
+    ticks = iter(range(100))
+    budget = StalenessBudget(1, 0)
+    scheduler = GroupScheduler(INSTANCES, budget, seed=0, group_size=2, places=1, refill_max=0)
+    run = run_by(lambda t: trajectory(t.sample, 0))
+    (group,) = await Dispatcher(scheduler, run, clock=lambda: float(next(ticks))).next_batch(0)
+    assert group.spans == [(0.0, 1.0), (2.0, 3.0)]
 
 
 def test_each_instance_comes_once_an_epoch_in_another_order() -> None:
@@ -199,4 +275,4 @@ def test_each_instance_comes_once_an_epoch_in_another_order() -> None:
 
 def test_no_instances_are_refused() -> None:
     with pytest.raises(TrainingError, match="no training instances"):
-        GroupScheduler(Rollouts(0), [], StalenessBudget(1, 0), seed=0, in_flight_max=1, refill_max=0)
+        GroupScheduler([], StalenessBudget(1, 0), seed=0, group_size=1, places=1, refill_max=0)

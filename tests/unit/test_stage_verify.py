@@ -63,7 +63,7 @@ def test_a_model_that_was_not_evaluated_is_a_miss():
 def test_an_empty_run_misses_every_stage_and_says_what_to_do(config, capsys):
     assert not verify.run(config)
     said = capsys.readouterr().out
-    assert said.count("not run yet") == 5 and "make reproduce PRESET=smoke" in said and "0 of 6 checks met" in said
+    assert said.count("not run yet") == 6 and "make reproduce PRESET=smoke" in said and "0 of 7 checks met" in said
 
 
 def test_a_broken_published_summary_is_named(config, tmp_path, monkeypatch):

@@ -263,6 +263,82 @@ async def test_weights_swapped_in_flight_continue_on_the_old_cache() -> None:
     await served.close()
 
 
+async def talk(served: TransformersEngine, number: int, gate: asyncio.Semaphore) -> list[tuple]:
+    """Three turns of one conversation, each when the gate lets it."""
+    ids, heard = token_ids(30 + number, 30 + 7 * number), []
+    for turn in range(3):
+        async with gate:
+            reply = await served.generate(ids, sampling(10 * number + turn, max_tokens=12), session=str(number))
+        heard.append(bits(reply))
+        ids = [*ids, *reply.ids, *token_ids(turn, 9)]
+        await asyncio.sleep(0)
+    return heard
+
+
+async def test_a_parked_conversation_goes_on_bit_by_bit() -> None:
+    """Five conversations in two slots: as if each had been alone, and nothing but new tokens is read."""
+    roomy = engine(slots=2, parked=8)
+    together = await asyncio.gather(*(talk(roomy, n, asyncio.Semaphore(5)) for n in range(5)))
+    alone, read = [], 0
+    for number in range(5):
+        single = engine(slots=2)
+        alone.append(await talk(single, number, asyncio.Semaphore(1)))
+        read += single.stats().prefilled_tokens
+        await single.close()
+    assert together == alone
+    assert roomy.stats().prefilled_tokens == read
+    for number in range(5):
+        await roomy.release(str(number))
+    assert not roomy._parked
+    await roomy.close()
+
+
+async def test_a_parked_conversation_is_recomputed_for_new_weights() -> None:
+    served = engine(slots=1, parked=2, kv_on_update="recompute")
+    ids = token_ids(40, 50)
+    reply = await served.generate(ids, sampling(1, max_tokens=10), session="parked")
+    await served.generate(token_ids(41, 30), sampling(2), session="other")
+    await served.load_weights(1, model(1).state_dict())
+    ids = [*ids, *reply.ids, *token_ids(42, 8)]
+    assert worst(await served.generate(ids, sampling(3), session="parked"), ids, model(1)) < TOLERANCE
+    assert served.stats().recomputed_tokens == 50 + len(reply.ids) - 1
+    await served.close()
+
+
+async def test_a_recomputed_cache_is_that_of_the_new_weights() -> None:
+    """Replies under way and a conversation that waits for its tool both go on as if the new weights had read it all."""
+    served, prompt = engine(kv_on_update="recompute"), token_ids(16, 70)
+    waiting = await served.generate(token_ids(20, 40), sampling(1), session="waits")
+    busy = asyncio.create_task(served.generate(prompt, sampling(max_tokens=200), session="writes"))
+    began = served.stats().generated_tokens
+    while served.stats().generated_tokens < began + 20:
+        await asyncio.sleep(0.001)
+    await served.load_weights(1, model(1).state_dict())
+    assert served.stats().recomputed_tokens >= 70 + 20 - 1
+    reply = await busy
+    switch = list(reply.policy_versions).index(1)
+    expected = reference_logprobs(model(1), [*prompt, *reply.ids])[len(prompt) - 1 + switch :]
+    assert 0 < switch < len(reply.ids) - 1
+    assert float((torch.tensor(reply.logprobs[switch:]).double() - expected).abs().max()) < TOLERANCE
+    before = served.stats().recomputed_tokens
+    ids = [*token_ids(20, 40), *waiting.ids, *token_ids(21, 9)]
+    assert worst(await served.generate(ids, sampling(2), session="waits"), ids, model(1)) < TOLERANCE
+    assert served.stats().recomputed_tokens - before == len(ids) - 9 - 1  # the last token written was never read
+    await served.close()
+
+
+async def test_a_kept_cache_is_read_by_nobody_again() -> None:
+    served, prompt = engine(), token_ids(22, 60)
+    reply = await served.generate(prompt, sampling(max_tokens=30), session="a")
+    await served.load_weights(1, model(1).state_dict())
+    read = served.stats().prefilled_tokens
+    await served.generate([*prompt, *reply.ids, *token_ids(23, 5)], sampling(), session="a")
+    stats = served.stats()
+    assert (stats.swaps, stats.recomputed_tokens, stats.recompute_s) == (1, 0, 0.0)
+    assert stats.prefilled_tokens - read == 5 + 1 and stats.swap_s > 0
+    await served.close()
+
+
 async def test_weights_from_a_file(tmp_path: Path) -> None:
     served, prompt = engine(), token_ids(17, 30)
     await served.generate(prompt, sampling())
