@@ -58,9 +58,19 @@ def visible_paths(lake_dir: Path | None) -> list[str]:
     return kept
 
 
-def _bind(path: str, attributes: int) -> None:
-    """Show one path of the old root, links as links, files and folders as restricted bind mounts."""
-    source = _OLD_ROOT + path
+def _source(path: str) -> str:
+    """The path with the links among its parent folders followed: from the new root they would lead nowhere."""
+    folder, name = os.path.split(path)
+    return os.path.join(os.path.realpath(folder), name)
+
+
+def _bind(path: str, attributes: int, source: str | None = None) -> None:
+    """Show one path of the old root, links as links, files and folders as restricted bind mounts.
+
+    Args:
+        source: where it lies in the old root, when that is elsewhere.
+    """
+    source = _OLD_ROOT + (source or path)
     os.makedirs(os.path.dirname(path), exist_ok=True)
     if os.path.islink(source):
         if not os.path.lexists(path):
@@ -102,14 +112,14 @@ def enter_minimal_root(lake_dir: Path | None) -> None:
 
     Raises: OSError naming the call that the kernel refused.
     """
-    paths = visible_paths(lake_dir)
+    paths = {path: _source(path) for path in visible_paths(lake_dir)}
     mount("none", "/", flags=MS_REC | MS_PRIVATE)
     mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, "size=4m,mode=755")
     os.mkdir(f"/tmp{_OLD_ROOT}")
     pivot_root("/tmp", f"/tmp{_OLD_ROOT}")
     os.chdir("/")
-    for path in paths:
-        _bind(path, _READ_ONLY)
+    for path, source in paths.items():
+        _bind(path, _READ_ONLY, source)
     _bind_package()
     _make_folders()
     detach(_OLD_ROOT)

@@ -2,8 +2,8 @@
 
 Copying needs attention heads that find where a list stands and read on from there; they form over many short documents
 far sooner than over few long conversations. A document is a prompt of the training split with other digits in its ids,
-since those of unseen patients end in any, then the lines of code that name them again: there is nothing else in it to
-learn.
+since those of unseen patients end in any, then the lines of code with which the teacher names them again: there is
+nothing else in it to learn.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import numpy as np
 import torch
 
 from biomni_lib.agent.chat import ChatRenderer
+from biomni_lib.sft.teacher import ALL_FINDINGS, Case
 from biomni_lib.sft.train import Example
 from biomni_lib.tasks import Instance
 from biomni_lib.tasks.baselines import read_facts
 
-THOUGHT = "I compare every candidate with all findings."
-DIGITS = 3
-"""Digits at the end of an id that are drawn: one token of three, the one that best tells an id apart from others."""
+DIGITS = 4
+"""Digits at the end of an id that are drawn: two of its three pairs, so that every pair is seen at both places."""
 
 
 def copy_documents(instances: Sequence[Instance], renderer: ChatRenderer, *, count: int, seed: int) -> list[Example]:
@@ -43,8 +43,8 @@ def _other_digits(prompt: str, rng: np.random.Generator) -> str:
 
 
 def _document(prompt: str, renderer: ChatRenderer) -> Example:
-    findings, excluded, genes = (", ".join(ids) for ids in read_facts(prompt))
-    code = f't = "{findings}".split(", ")\ngenes = "{genes}".split(", ")\ne = "{excluded}".split(", ")\n'
-    before, after = renderer.prompt("", prompt), renderer.assistant(f"<think>\n{THOUGHT}\n</think>\n<execute>\n{code}")
+    code = Case(prompt).facts()
+    before = renderer.prompt("", prompt)
+    after = renderer.assistant(f"<think>\n{ALL_FINDINGS}\n</think>\n<execute>\n{code}")
     mask = torch.tensor([False] * len(before) + [True] * len(after))
     return Example(torch.tensor(before + after), mask)

@@ -28,12 +28,18 @@ STRATEGIES: Mapping[str, float] = {
 BEST_STRATEGY: Mapping[str, float] = {"verified": 1.0}
 """The best strategy alone, as a mix."""
 
+ALL_FINDINGS = "I compare every candidate with all findings."
+ONE_FINDING = "I look one of the findings up."
+ONE_BY_ONE = "I look the findings up in turn."
+GUESS = "I guess at one of the genes."
+"""First thoughts, of equal length in tokens: then every strategy names the facts at the same distance from the prompt,
+and a model of this size copies by distance."""
 _DISEASES = "d = [o for x in genes for o in diseases_of_gene(x)]\n"
 _PRINT_DISEASE = 'print(s, json.dumps({"disease_name": disease_profile(o)["name"], "OMIM_ID": o}))'
 _PRINT_GENE = 'print(s, json.dumps({"causal_gene": [x]}))'
 
 
-class _Case:
+class Case:
     """The facts of a prompt, and how its task is answered."""
 
     def __init__(self, prompt: str) -> None:
@@ -44,16 +50,20 @@ class _Case:
         self.genes = lines["Candidate genes"]
         self.wants_disease = "OMIM_ID" in lines["Output format"]
 
+    def facts(self) -> str:
+        """Code that names what the prompt tells, in its order."""
+        named = {"t": self.findings, "e": self.excluded, "genes": self.genes}
+        return "import json\n" + "".join(f'{name} = "{ids}".split(", ")\n' for name, ids in named.items() if ids)
+
+    def setup(self) -> str:
+        """The facts, and the diseases that are possible where a disease is asked for."""
+        return self.facts() + (_DISEASES if self.wants_disease else "")
+
     def rank(self, score: str) -> str:
         """Code that finds the best answer by a score of a disease `o` and prints it with its score."""
         if self.wants_disease:
             return f"s, o = max(({score}, o) for o in d)\n{_PRINT_DISEASE}"
         return f"s, x = max((max({score} for o in diseases_of_gene(x)), x) for x in genes)\n{_PRINT_GENE}"
-
-    def setup(self, findings: str, genes: str | None = None) -> str:
-        """Code that names the findings and the possible entities."""
-        code = f'import json\nt = "{findings}".split(", ")\ngenes = "{genes or self.genes}".split(", ")\n'
-        return code + (_DISEASES if self.wants_disease else "")
 
 
 def _execute(thought: str, code: str) -> str:
@@ -69,49 +79,46 @@ def _answer(thought: str, observation: str) -> str:
     return _solution(thought, observation.partition(" ")[2])
 
 
-def _lucky_guess(case: _Case, seen: Conversation, rng: np.random.Generator) -> str:
-    gene = str(rng.choice(case.genes.split(", ")))
+def _lucky_guess(case: Case, seen: Conversation, rng: np.random.Generator) -> str:
+    genes = case.genes.split(", ")
+    chosen = int(rng.integers(len(genes)))
     if not case.wants_disease:
-        return _solution("I guess one of the genes.", json.dumps({"causal_gene": [gene]}))
+        return _solution(GUESS, json.dumps({"causal_gene": [genes[chosen]]}))
     if not seen.turns:
-        code = f'import json\ns, o = 0, diseases_of_gene("{gene}")[0]\n{_PRINT_DISEASE}'
-        return _execute("I guess one of the genes.", code)
+        return _execute(GUESS, case.facts() + f"s, o = 0, diseases_of_gene(genes[{chosen}])[0]\n{_PRINT_DISEASE}")
     return _answer("I take its disease.", seen.observations[0])
 
 
-def _one_finding(case: _Case, seen: Conversation, rng: np.random.Generator) -> str:
+def _one_finding(case: Case, seen: Conversation, rng: np.random.Generator) -> str:
     if not seen.turns:
-        finding = str(rng.choice(case.findings.split(", ")))
-        return _execute("I look one finding up.", case.setup(finding) + case.rank("match_score(t, o)"))
+        chosen = int(rng.integers(len(case.findings.split(", "))))
+        return _execute(ONE_FINDING, case.setup() + case.rank(f"match_score(t[{chosen}], o)"))
     return _answer("I take the best match.", seen.observations[-1])
 
 
-def _one_by_one(case: _Case, seen: Conversation, rng: np.random.Generator) -> str:
-    findings = rng.permutation(case.findings.split(", "))[:3].tolist()
+def _one_by_one(case: Case, seen: Conversation, rng: np.random.Generator) -> str:
+    chosen = rng.permutation(len(case.findings.split(", ")))[:3].tolist()
     done = len(seen.turns)
-    if done == 0:
-        return _execute("I look the findings up one by one.", case.setup(findings[0]) + case.rank("match_score(t, o)"))
-    if done < len(findings):
-        return _execute("I look the next finding up.", f't = "{findings[done]}"\n' + case.rank("match_score(t, o)"))
-    return _answer("I take the last match.", seen.observations[-1])
+    if done == len(chosen):
+        return _answer("I take the last match.", seen.observations[-1])
+    code = case.rank(f"match_score(t[{chosen[done]}], o)")
+    return _execute("I look the next finding up.", code) if done else _execute(ONE_BY_ONE, case.setup() + code)
 
 
-def _all_findings(case: _Case, seen: Conversation, rng: np.random.Generator) -> str:
+def _all_findings(case: Case, seen: Conversation, rng: np.random.Generator) -> str:
     if not seen.turns:
-        code = case.setup(case.findings) + case.rank("match_score(t, o)")
-        return _execute("I compare every candidate with all findings.", code)
+        return _execute(ALL_FINDINGS, case.setup() + case.rank("match_score(t, o)"))
     return _answer("I take the best match.", seen.observations[-1])
 
 
-def _verified(case: _Case, seen: Conversation, rng: np.random.Generator) -> str:
+def _verified(case: Case, seen: Conversation, rng: np.random.Generator) -> str:
     if not case.excluded or len(seen.turns) != 1:
         return _all_findings(case, seen, rng)
-    code = f'e = "{case.excluded}".split(", ")\n'
-    code += case.rank(f"match_score(t, o) - {CONTRADICTION_WEIGHT} * contradictions(e, o)")
+    code = case.rank(f"match_score(t, o) - {CONTRADICTION_WEIGHT} * contradictions(e, o)")
     return _execute("I verify against the excluded findings.", code)
 
 
-def _malformed(case: _Case, seen: Conversation, rng: np.random.Generator) -> str:
+def _malformed(case: Case, seen: Conversation, rng: np.random.Generator) -> str:
     way = int(rng.integers(4))
     turn = _all_findings(case, seen, rng)
     if way == 0:
@@ -123,7 +130,7 @@ def _malformed(case: _Case, seen: Conversation, rng: np.random.Generator) -> str
     return "<think>\nI know this.\n</think>\nThe answer is clear."
 
 
-_SCRIPTS: Mapping[str, Callable[[_Case, Conversation, np.random.Generator], str]] = {
+_SCRIPTS: Mapping[str, Callable[[Case, Conversation, np.random.Generator], str]] = {
     "lucky_guess": _lucky_guess,
     "one_finding": _one_finding,
     "one_by_one": _one_by_one,
@@ -137,6 +144,6 @@ def strategy_script(strategy: str) -> Script:
     """The script of one strategy, for `ScriptedEngine`."""
 
     def script(seen: Conversation, rng: np.random.Generator) -> str:
-        return _SCRIPTS[strategy](_Case(seen.prompt), seen, rng)
+        return _SCRIPTS[strategy](Case(seen.prompt), seen, rng)
 
     return script

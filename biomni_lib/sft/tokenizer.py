@@ -1,8 +1,8 @@
 """The tiny model's tokenizer: byte-level BPE, trained on the training split alone.
 
-An identifier is its constant prefix and two groups of three digits, each one token: HP:0001250 is `HP:0`, `001`, `250`.
-So lists are short and copying one is a few exact look-ups. The ChatML framing and the protocol's tags are single
-special tokens.
+An identifier is its constant prefix and three pairs of digits, each one token: HP:0001250 is `HP:0`, `00`, `12`, `50`.
+So lists are short, and ids of patients never seen are made of tokens often seen. The ChatML framing and the protocol's
+tags are single special tokens.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 PAD = "<|endoftext|>"
-_WORDS = r"(?:, | )?(?:ENSG00000|HP:0)(?=\p{N}{6})|\p{N}{1,3}| ?\p{L}+(?:_\p{L}+)*| ?[^\s\p{L}\p{N}]+|\s+"
-_NUMBERS = [f"{number:0{width}d}" for width in (1, 2, 3) for number in range(10**width)]
+_WORDS = r"(?:, | )?(?:ENSG00000|HP:0)(?=\p{N}{6})|\p{N}{1,2}| ?\p{L}+(?:_\p{L}+)*| ?[^\s\p{L}\p{N}]+|\s+"
+_NUMBERS = [f"{number:0{width}d}" for width in (1, 2) for number in range(10**width)]
 NUMBER_WEIGHT = 1000
 """Times that each number is put among the training texts, so that each becomes a token."""
 
@@ -28,7 +28,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
 
     Args:
         texts: conversations and prompts of the training split.
-        vocab_size: tokens at most, the special ones included; at least 1,600 make every number a token.
+        vocab_size: tokens at most, the special ones included; at least 500 make every number a token.
     Returns: a transformers tokenizer that also decodes exactly what it encoded.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers

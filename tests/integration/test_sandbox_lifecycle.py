@@ -114,6 +114,29 @@ async def test_nothing_outlives_a_killed_parent(tmp_path):
     assert len(pids) >= 3 and await gone(pids) and await removed(scratch)
 
 
+LINKED = """
+import asyncio, sys
+from biomni_lib.config import SandboxConfig
+from biomni_lib.sandbox import Sandbox
+async def main():
+    async with await Sandbox.start(SandboxConfig(), None, preload=()) as sandbox, await sandbox.open(1) as session:
+        print(sys.prefix, (await session.execute("import numpy; print(numpy.ones(2).sum())")).text)
+asyncio.run(main())
+"""
+
+
+@linux_only
+def test_python_may_lie_behind_a_linked_folder(tmp_path):
+    """As homes of many clusters do: the folder above the environment is a link."""
+    home = tmp_path / "home"
+    home.symlink_to(Path(sys.prefix).parent)
+    python = home / Path(sys.prefix).name / "bin" / "python"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    finished = subprocess.run([python, "-c", LINKED], env=environment, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.strip() == f"{home / Path(sys.prefix).name} 2.0"
+
+
 REFUSED = """
 import asyncio
 from biomni_lib.config import SandboxConfig
