@@ -203,7 +203,7 @@ class PretrainingConfig(Section):
 class SftConfig(Section):
     """Supervised fine-tuning on accepted trajectories."""
 
-    epochs: int = Field(3, ge=1, description="Passes over the accepted trajectories.")
+    epochs: int = Field(2, ge=1, description="Passes over the accepted trajectories.")
     batch_size: int = Field(16, ge=1, description="Trajectories per optimizer step.")
     lr_muon: float = Field(0.01, gt=0, description="Learning rate of Muon, which trains the matrices.")
     lr_adamw: float = Field(3e-3, gt=0, description="Learning rate of AdamW, which trains everything else.")
