@@ -1,6 +1,7 @@
 """What one session may use, and the rlimits that bound each of its processes.
 
-rlimits bind single processes; the memory of a session as a whole is bounded by the watching parent (`watchdog.py`).
+rlimits bind single processes; the memory of a session as a whole is bounded by a cgroup where this machine gives one
+(`cgroup.py`), else by the watching parent (`watchdog.py`).
 """
 
 import resource
