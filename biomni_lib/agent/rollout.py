@@ -56,7 +56,10 @@ class RolloutSettings:
     temperature: float = 1.0
     top_p: float = 1.0
     deadlines: bool = True
-    """False in synchronous runs, where no clock may decide an outcome: no timeout of a turn or a trajectory."""
+    """False in synchronous runs, where no clock may decide an outcome: no timeout of a turn or a trajectory.
+
+    The limit of a block of code stays, since an endless loop has to end: a block that comes near it may differ.
+    """
 
 
 def rollout_seed(seed: int, *path: int) -> int:

@@ -1,19 +1,20 @@
 """The engine against plain transformers: same log-probabilities, same greedy tokens, same bits in any company."""
 
 import asyncio
+import copy
 import math
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen3ForCausalLM
 
 from biomni_lib.config import load_config
 from biomni_lib.engines.base import Completion, Sampling
 from biomni_lib.engines.transformers_engine import TransformersEngine
 from biomni_lib.errors import EngineError
-from biomni_lib.sft.model import build_model
+from biomni_lib.sft.model import ROPE_THETA, build_model
 from tests.acting_toy import MODEL, engine, model, reference_logprobs, renderer, token_ids, tokenizer
 
 TOLERANCE = 1e-5
@@ -89,6 +90,32 @@ async def test_a_llama_is_served_too() -> None:
     plain.load_state_dict(before)
     plain.set_attn_implementation("sdpa")
     assert worst(reply, prompt, plain) < TOLERANCE
+
+
+async def test_log_probabilities_hold_past_the_trained_context_with_yarn() -> None:
+    """Trained to 96 positions, stretched four times: the turns go on far beyond."""
+    plain = model()
+    short = copy.deepcopy(plain.config)
+    short.max_position_embeddings = 512
+    short.rope_parameters = {
+        "rope_type": "yarn",
+        "rope_theta": ROPE_THETA,
+        "factor": 4.0,
+        "original_max_position_embeddings": 96,
+    }
+    stretched = Qwen3ForCausalLM(short).eval()
+    stretched.load_state_dict(plain.state_dict())
+    reference = copy.deepcopy(stretched)
+    served = TransformersEngine(stretched, renderer(), slots=2, context=384, prefill_chunk=32)
+    ids, distant = token_ids(6, 60), []
+    for turn in range(4):
+        reply = await served.generate(ids, sampling(turn), session="long")
+        assert worst(reply, ids, reference) < TOLERANCE
+        distant.append(worst(reply, ids, plain))
+        ids = [*ids, *reply.ids, *token_ids(turn, 50)]
+    await served.close()
+    assert len(ids) > 3 * 96
+    assert min(distant) > 100 * TOLERANCE  # without the stretching these would be other log-probabilities
 
 
 async def test_bits_are_the_same_alone_and_among_neighbours() -> None:
