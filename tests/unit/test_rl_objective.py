@@ -16,9 +16,10 @@ from biomni_lib.agent.ledger import Trajectory
 from biomni_lib.config import RunConfig, recipe_names
 from biomni_lib.errors import ShapeError, TrainingError
 from biomni_lib.rl.aggregation import sequence_weights
-from biomni_lib.rl.learner import Learner, to_sample
+from biomni_lib.rl.learner import Learner
 from biomni_lib.rl.objective import TokenBatch, policy_loss
 from biomni_lib.rl.recipe import Recipe, load_recipe
+from biomni_lib.rl.samples import to_sample
 from biomni_lib.rl.scheduler import Group
 from tests.rl_reference import Sequence, objective
 from tests.rl_toy import VOCABULARY, save_toy_model
@@ -207,7 +208,7 @@ def test_a_batch_that_lacks_what_its_recipe_needs_is_refused() -> None:
         dataclasses.replace(batch, weights=torch.zeros(2))
 
 
-# The same through the learner: real weights, padded micro-batches.
+# The same through the learner: real weights, packed micro-batches.
 
 
 @pytest.fixture(scope="module")
@@ -222,7 +223,7 @@ def make_learner(make_config: Callable[..., RunConfig], model: torch.nn.Module) 
         agent = {"max_tokens": 32, "max_turn_tokens": 16}
         config = make_config(agent=agent, rl={"learning_rate": 1e-2, "grad_clip": 1e6, "max_staleness": 1, **rl})
         learner = Learner(copy.deepcopy(model), recipe, config)
-        learner.optimizer = torch.optim.SGD(learner.parameters, lr=0.1)
+        learner.optimizers, learner.rates = [torch.optim.SGD(learner.parameters, lr=0.1)], [[0.1]]
         return learner
 
     return make
@@ -288,8 +289,8 @@ def test_observation_tokens_carry_no_gradient_in_any_recipe(make_learner: Callab
 
     learner.model.model.register_forward_hook(watch)
     learner.step([Group(0, [made, dataclasses.replace(made, total=0.0)])])
-    touched = pushes[0].abs().sum(dim=-1) > 0  # (batch, position)
-    assert touched.tolist() == [[False, True, False, False, False, True, False]] * 2
+    touched = pushes[0].abs().sum(dim=-1) > 0  # (1, positions)
+    assert touched.tolist() == [[False, True, False, False, False, True, False] * 2]  # end to end
 
 
 def test_flat_groups_are_trained_only_by_what_needs_no_advantage(make_learner: Callable[..., Learner]) -> None:
