@@ -11,20 +11,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from biomni_lib.config import RunConfig
 from biomni_lib.rl.weights import ADAPTER
 
 
-def add_adapter(model: Any, config: RunConfig) -> Any:
-    """Put an adapter of `rl.lora_rank` into a model, whose other weights are frozen; it changes no output yet.
+def add_adapter(model: Any, *, rank: int, alpha: int, seed: int) -> Any:
+    """Put an adapter into a model, whose other weights are frozen; it changes no output yet.
 
+    Args:
+        rank: columns of its matrices. alpha: their product counts alpha / rank. seed: of its start.
     Returns: the model in peft's wrapping, which can switch the adapter off; `model` itself is changed in place.
     """
     from peft import LoraConfig, get_peft_model
 
-    settings = LoraConfig(r=config.rl.lora_rank, lora_alpha=config.rl.lora_alpha, target_modules="all-linear")
+    settings = LoraConfig(r=rank, lora_alpha=alpha, target_modules="all-linear")
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
+        torch.manual_seed(seed)
         return get_peft_model(model, settings)
 
 

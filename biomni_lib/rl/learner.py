@@ -32,12 +32,12 @@ from biomni_lib.rl.advantages import group_advantages, soft_overlong_penalty
 from biomni_lib.rl.aggregation import sequence_weights
 from biomni_lib.rl.logprobs import token_logprobs
 from biomni_lib.rl.objective import TokenBatch, policy_loss
+from biomni_lib.rl.optimizers import make_optimizers, warm_up
 from biomni_lib.rl.packing import PACKED, lay_end_to_end
 from biomni_lib.rl.recipe import Recipe
 from biomni_lib.rl.samples import Sample, micro_batches, to_sample
 from biomni_lib.rl.scheduler import Group
 from biomni_lib.rl.weights import load_weights
-from biomni_lib.sft.muon import muon_and_adamw
 
 SKIPPED_IN_ROW_MAX = 3
 NAMED_MAX = 8  # trajectories that a message names
@@ -55,14 +55,13 @@ class Learner:
     def __init__(self, model: Any, recipe: Recipe, config: RunConfig) -> None:
         self.model, self.recipe, self.config = model.train(), recipe, config
         model.set_attn_implementation(PACKED)
-        self.adapter = add_adapter(model, config) if config.rl.lora_rank else None
+        self.adapter = self._add_adapter()
         copied = recipe.kl_coefficient > 0 and self.adapter is None
         self.reference = copy.deepcopy(model).eval() if copied else None
         if config.rl.gradient_checkpointing:
             model.gradient_checkpointing_enable()
         self.parameters = [p for p in model.parameters() if p.requires_grad]
-        self.optimizers = self._make_optimizers()
-        self.rates = [[float(group["lr"]) for group in optimizer.param_groups] for optimizer in self.optimizers]
+        self.optimizers = make_optimizers(model, config.rl)
         self.version = 0
         self.skipped = 0
         self.skipped_in_row = 0
@@ -82,7 +81,8 @@ class Learner:
         sums: dict[str, float] = defaultdict(float)
         self._fresh_differences = []
         self._fill_fixed_logprobs([sample for part in used for sample in part])
-        share = self._warm_up()
+        share = warm_up(self.version, self.config.rl.warmup_steps)
+        self.optimizers.set_rates(share)
         norms = [self._update(part, sums) for part in used if part]
         self.version += 1
         metrics = _means(sums) | {
@@ -111,8 +111,7 @@ class Learner:
     def state(self) -> dict[str, Any]:
         """Optimizers, adapter and counters (the weights, or those merged with the adapter, are saved apart)."""
         counters = {"version": self.version, "skipped": self.skipped, "skipped_in_row": self.skipped_in_row}
-        optimizers = [optimizer.state_dict() for optimizer in self.optimizers]
-        return {"optimizers": optimizers, "adapter": adapter_state(self.model), **counters}
+        return {"optimizers": self.optimizers.state(), "adapter": adapter_state(self.model), **counters}
 
     def restore(self, state: dict[str, Any], weights: Path) -> None:
         """Take up a saved state: with an adapter, that adapter beside the weights of the start; else the saved weights.
@@ -123,24 +122,15 @@ class Learner:
             load_weights(self.model, weights)
         else:
             self.model.load_state_dict(state["adapter"], strict=False)
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
+        self.optimizers.restore(state["optimizers"])
         self.version, self.skipped = state["version"], state["skipped"]
         self.skipped_in_row = state["skipped_in_row"]
 
-    def _make_optimizers(self) -> list[torch.optim.Optimizer]:
+    def _add_adapter(self) -> Any | None:
         rl = self.config.rl
-        if rl.optimizer == "muon":
-            return muon_and_adamw(self.model, lr_muon=rl.lr_muon, lr_adamw=rl.learning_rate)
-        return [torch.optim.AdamW(self.parameters, lr=rl.learning_rate, weight_decay=0.0)]
-
-    def _warm_up(self) -> float:
-        """Set this step's learning rates; return their share of the full ones."""
-        share = min(1.0, (self.version + 1) / max(1, self.config.rl.warmup_steps))
-        for optimizer, rates in zip(self.optimizers, self.rates, strict=True):
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = share * rate
-        return share
+        if rl.lora_rank is None:
+            return None
+        return add_adapter(self.model, rank=rl.lora_rank, alpha=rl.lora_alpha, seed=self.config.seed)
 
     def _samples(self, groups: Sequence[Group]) -> list[Sample]:
         trajectories = [t for group in groups for t in group.trajectories]
@@ -208,7 +198,7 @@ class Learner:
 
     def _update(self, samples: list[Sample], sums: dict[str, float]) -> float:
         """One optimizer step. Returns the gradient norm before clipping; a non-finite one skips the update."""
-        self._forget_gradients()
+        self.optimizers.zero_grad()
         total = 0.0
         for batch in micro_batches(samples, self.config.rl.micro_batch_tokens):
             loss = self.loss(batch, sums)
@@ -216,14 +206,13 @@ class Learner:
             total += float(loss.detach())
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.config.rl.grad_clip))
         if np.isfinite(total) and np.isfinite(norm):
-            for optimizer in self.optimizers:
-                optimizer.step()
+            self.optimizers.step()
             self.skipped_in_row = 0
             return norm
         return self._skip(samples)
 
     def _skip(self, samples: list[Sample]) -> float:
-        self._forget_gradients()
+        self.optimizers.zero_grad()
         self.skipped += 1
         self.skipped_in_row += 1
         if self.skipped_in_row >= SKIPPED_IN_ROW_MAX:
@@ -237,10 +226,6 @@ class Learner:
         """Those whose own loss is not finite; all when each is finite alone, as when only a gradient is not."""
         found = [s for s in samples if not torch.isfinite(policy_loss(self.recipe, self.token_batch([s]))[0])]
         return found or samples
-
-    def _forget_gradients(self) -> None:
-        for optimizer in self.optimizers:
-            optimizer.zero_grad(set_to_none=True)
 
     def loss(self, batch: Sequence[Sample], sums: dict[str, float]) -> Tensor:
         """The micro-batch's share of the objective; token metrics are added to `sums`."""

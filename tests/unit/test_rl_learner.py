@@ -13,6 +13,7 @@ from biomni_lib.config import RunConfig
 from biomni_lib.errors import LedgerError, TrainingError
 from biomni_lib.rl.checkpoints import Checkpoint, identity, last_checkpoint, restore_checkpoint, save_checkpoint
 from biomni_lib.rl.learner import Learner
+from biomni_lib.rl.optimizers import Optimizers
 from biomni_lib.rl.recipe import Recipe, load_recipe
 from biomni_lib.rl.samples import micro_batches, to_sample
 from biomni_lib.rl.scheduler import Group
@@ -63,7 +64,7 @@ def groups_of(count: int, size: int, seed: int = 0) -> list[Group]:
 def gradients(learner: Learner, groups: list[Group]) -> dict[str, torch.Tensor]:
     """The gradient of one update, seen through an optimizer that only subtracts it."""
     before = {name: p.detach().clone() for name, p in learner.model.named_parameters()}
-    learner.optimizers, learner.rates = [torch.optim.SGD(learner.parameters, lr=1.0)], [[1.0]]
+    learner.optimizers = Optimizers([torch.optim.SGD(learner.parameters, lr=1.0)])
     learner.step(groups)
     return {name: before[name] - p.detach() for name, p in learner.model.named_parameters()}
 
@@ -187,7 +188,7 @@ def test_more_updates_a_batch_use_the_policy_of_its_start(make_learner: Callable
     assert single["policy/clip_fraction_low"] == single["policy/clip_fraction_high"] == 0
     learner = make_learner(recipe={"optimizer_steps": 4}, learning_rate=0.05)
     metrics = learner.step(groups)
-    assert learner.optimizers[0].state[learner.parameters[0]]["step"] == 4
+    assert learner.optimizers.members[0].state[learner.parameters[0]]["step"] == 4
     assert metrics["policy/clip_fraction_low"] + metrics["policy/clip_fraction_high"] > 0
     for name in ("policy/is_ratio", "policy/logprob_abs_diff"):  # p_old against p_rollout: before any update
         assert metrics[name] == pytest.approx(single[name], rel=1e-4)
@@ -199,7 +200,7 @@ def test_the_originals_recipes_train(make_learner: Callable[..., Learner], name:
     learner = make_learner(recipe=recipe.model_dump())
     metrics = learner.step(groups_of(2, 8))
     assert np.isfinite(metrics["loss/policy"])
-    assert learner.optimizers[0].state[learner.parameters[0]]["step"] == recipe.optimizer_steps
+    assert learner.optimizers.members[0].state[learner.parameters[0]]["step"] == recipe.optimizer_steps
 
 
 def test_a_loss_that_is_not_finite_is_skipped_counted_and_then_stops(make_learner: Callable[..., Learner]) -> None:

@@ -18,6 +18,7 @@ from biomni_lib.errors import ShapeError, TrainingError
 from biomni_lib.rl.aggregation import sequence_weights
 from biomni_lib.rl.learner import Learner
 from biomni_lib.rl.objective import TokenBatch, policy_loss
+from biomni_lib.rl.optimizers import Optimizers
 from biomni_lib.rl.recipe import Recipe, load_recipe
 from biomni_lib.rl.samples import to_sample
 from biomni_lib.rl.scheduler import Group
@@ -223,7 +224,7 @@ def make_learner(make_config: Callable[..., RunConfig], model: torch.nn.Module) 
         agent = {"max_tokens": 32, "max_turn_tokens": 16}
         config = make_config(agent=agent, rl={"learning_rate": 1e-2, "grad_clip": 1e6, "max_staleness": 1, **rl})
         learner = Learner(copy.deepcopy(model), recipe, config)
-        learner.optimizers, learner.rates = [torch.optim.SGD(learner.parameters, lr=0.1)], [[0.1]]
+        learner.optimizers = Optimizers([torch.optim.SGD(learner.parameters, lr=0.1)])
         return learner
 
     return make
