@@ -3,8 +3,9 @@
 Positions start at 0 again in every trajectory, which is how transformers marks a packed row. Its own `sdpa` then makes
 a mask of length x length and computes all of it; `packed_attention`, registered with transformers' AttentionInterface,
 reads the same marks and attends within each trajectory alone, causally, so there is no mask at any length and nothing
-is computed across trajectories. On one core, with the model and lengths of preset `cpu`, a pass forward and backward
-takes 0.75 of the time of trajectories sorted by length and padded, and 0.12 of that with `sdpa` and its mask.
+is computed across trajectories. On one core, with the model of preset `cpu` and 24 trajectories of 250 to 540 tokens, a
+pass forward and backward takes 0.75 of the time that it takes with trajectories sorted by length and padded, and 0.12
+of the time of a packed row with `sdpa` and its mask.
 """
 
 from __future__ import annotations

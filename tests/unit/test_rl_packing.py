@@ -105,6 +105,15 @@ def test_no_mask_of_length_by_length_is_made(model: torch.nn.Module, lengths: tu
     assert largest.values == 2048 * 64  # the widest thing in the model: its feed-forward layer
 
 
+def test_transformers_own_attention_makes_that_mask(model: torch.nn.Module) -> None:
+    """Which is why there is a packed attention; when this fails, see whether it is still needed."""
+    stock = copy.deepcopy(model)
+    stock.set_attn_implementation("sdpa")
+    with torch.no_grad(), Largest() as largest:
+        hidden(stock, sequences((200, 56)))
+    assert largest.values == 256 * 256
+
+
 def test_what_packed_attention_does_not_know_is_refused(model: torch.nn.Module) -> None:
     q, positions = torch.zeros(1, 1, 4, 8), torch.arange(4)[None]
     for arguments in (

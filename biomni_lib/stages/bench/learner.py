@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from biomni_lib.agent.ledger import Trajectory
@@ -61,7 +60,6 @@ def _learner(tokens: int, vocabulary: int) -> Learner:
         "smoke", model={"context": tokens}, agent=agent, rl={"micro_batch_tokens": tokens, "recipe": "default"}
     )
     shape = Qwen3Config(vocab_size=vocabulary, max_position_embeddings=tokens, tie_word_embeddings=True, **BODY)
-    torch.set_num_threads(config.rl.threads)
     return Learner(Qwen3ForCausalLM(shape), load_recipe("default"), config)
 
 
