@@ -224,11 +224,23 @@ class RlConfig(Section):
     max_staleness: int = Field(
         1, ge=0, description="Most learner versions between sampling a token and training on it; 0 is synchronous."
     )
+    optimizer: Literal["adamw", "muon"] = Field(
+        "adamw", description="`muon` trains the hidden matrices with Muon and the rest with AdamW; `adamw` everything."
+    )
     learning_rate: float = Field(2e-4, gt=0, description="Learning rate of AdamW.")
+    lr_muon: float = Field(2e-3, gt=0, description="Learning rate of Muon, where rl.optimizer is `muon`.")
+    warmup_steps: int = Field(0, ge=0, description="Learner steps over which the learning rates rise from zero.")
+    lora_rank: int | None = Field(
+        None, ge=1, description="Rank of a LoRA adapter that is trained in place of the weights; none trains them all."
+    )
+    lora_alpha: int = Field(32, ge=1, description="The adapter's product counts lora_alpha / lora_rank.")
     temperature: float = Field(1.0, gt=0, description="Sampling temperature of the rollouts.")
     grad_clip: float = Field(1.0, gt=0, description="Largest norm of the gradient.")
     micro_batch_tokens: int = Field(
-        8192, ge=32, description="Tokens, padding included, of one forward and backward pass."
+        8192, ge=32, description="Most tokens, of trajectories laid end to end, of one forward and backward pass."
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="Whether layers are computed again in the backward pass, which saves memory and costs time."
     )
     agents: int | None = Field(
         None, ge=1, description="Trajectories under way at once; as many as the engine has slots when not given."

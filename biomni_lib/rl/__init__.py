@@ -2,5 +2,5 @@
 
 Reading order: `recipe` (what is optimised), `advantages`, `losses` and corrections, `aggregation`, `objective` (all of
 it as one number), `staleness` (the bound, as arithmetic), `scheduler` (the bound, as a running thing), `worker` (the
-rollout process), `learner` (the training side), `train` (the loop).
+rollout process), `learner` (the training side, with `packing`, `adapter` and `optimizers`), `train` (the loop).
 """

@@ -1,8 +1,9 @@
 """Checkpoints of an RL run: everything a resumed run needs, in a folder that is whole or absent.
 
-A folder `step-00010` holds the weights, the optimizer, and the state of learner and scheduler after ten steps. Groups
-that were in flight or waiting are kept as indexes and rolled out anew. Nothing random lives in learner or scheduler:
-every draw is a function of the run's seed and a group's index, so there is no generator to save.
+A folder `step-00010` holds the weights, the optimizer, and the state of learner and scheduler after ten steps; with a
+LoRA adapter the weights are the merged ones, and the learner's state has the adapter itself. Groups that were in
+flight or waiting are kept as indexes and rolled out anew. Nothing random lives in learner or scheduler: every draw is
+a function of the run's seed and a group's index, so there is no generator to save.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ from biomni_lib.errors import TrainingError
 from biomni_lib.provenance import atomic_path
 from biomni_lib.rl.learner import Learner
 from biomni_lib.rl.recipe import Recipe
-from biomni_lib.rl.weights import load_weights, save_weights
+from biomni_lib.rl.weights import save_weights
 
 KEPT = 2
-MAY_CHANGE = frozenset({"steps", "checkpoint_every", "threads", "micro_batch_tokens"})  # change no trained number
+MAY_CHANGE = frozenset({"steps", "checkpoint_every", "threads", "micro_batch_tokens", "gradient_checkpointing"})
+"""Settings of `rl` that change no trained number."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +89,7 @@ def restore_checkpoint(checkpoint: Checkpoint, learner: Learner, identity: dict[
             f"{checkpoint.path}: saved with other settings ({differing}); restore them, "
             f"or delete {checkpoint.path.parent} to start anew"
         )
-    load_weights(learner.model, checkpoint.weights)
-    learner.restore(torch.load(checkpoint.path / "learner.pt", weights_only=True))
+    learner.restore(torch.load(checkpoint.path / "learner.pt", weights_only=True), checkpoint.weights)
     return state
 
 

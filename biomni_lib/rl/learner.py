@@ -1,10 +1,10 @@
 """The training side: from complete groups to new weights.
 
-The ledger's ids are trained on exactly as they were sampled. Trajectories are cut after their last sampled token,
-sorted by length and padded on the right into micro-batches, so causal attention needs no mask; log-probabilities are
-computed only where the model wrote a token, in chunks of rows, so the full logits are never held. Every token's weight
-is fixed for a whole optimizer step before micro-batches are cut (see `aggregation`); what is made of the log-probs is
-the recipe's (see `objective`).
+The ledger's ids are trained on exactly as they were sampled. Trajectories are cut after their last sampled token and
+laid end to end, a row a micro-batch, without padding and without seeing each other (see `packing`); log-probabilities
+are computed only where the model wrote a token, in chunks, so the full logits are never held. Every token's weight is
+fixed for a whole optimizer step before micro-batches are cut (see `aggregation`); what is made of the log-probs is the
+recipe's (see `objective`). All weights are trained, or a LoRA adapter beside them (see `adapter`).
 
 With optimizer_steps = 1 the policy at the step's start is the policy in training: unless the recipe is anchored at
 the rollout, the ratio is 1, nothing is clipped, and the correction alone carries the off-policy part. With more, the
@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,50 +26,42 @@ from torch import Tensor
 
 from biomni_lib.agent.ledger import Trajectory
 from biomni_lib.config import RunConfig
-from biomni_lib.errors import LedgerError, TrainingError
+from biomni_lib.errors import TrainingError
+from biomni_lib.rl.adapter import adapter_state, add_adapter
 from biomni_lib.rl.advantages import group_advantages, soft_overlong_penalty
 from biomni_lib.rl.aggregation import sequence_weights
 from biomni_lib.rl.logprobs import token_logprobs
 from biomni_lib.rl.objective import TokenBatch, policy_loss
+from biomni_lib.rl.optimizers import make_optimizers, warm_up
+from biomni_lib.rl.packing import PACKED, lay_end_to_end
 from biomni_lib.rl.recipe import Recipe
+from biomni_lib.rl.samples import Sample, micro_batches, to_sample
 from biomni_lib.rl.scheduler import Group
+from biomni_lib.rl.weights import load_weights
 
 SKIPPED_IN_ROW_MAX = 3
-
-
-@dataclass
-class Sample:
-    """One trajectory as the learner needs it.
-
-    ids and mask: (length,), cut after the last sampled token; rollout: (masked,) log-probs when sampled; versions:
-    (masked,); weight: the sequence weight w_i of its optimizer step.
-    """
-
-    trajectory: Trajectory
-    ids: Tensor
-    mask: Tensor
-    rollout: Tensor
-    versions: Tensor
-    advantage: float
-    weight: float = 0.0
-    old: Tensor | None = None
-    reference: Tensor | None = None
+NAMED_MAX = 8  # trajectories that a message names
 
 
 class Learner:
-    """Owns the weights and the optimizer; one `step` a batch of groups.
+    """Owns the weights and the optimizers; one `step` a batch of groups.
 
     Args:
-        model: a causal language model with `.model` (the body) and `.lm_head`.
+        model: a causal language model with `.model` (the body) and `.lm_head`; changed in place.
         recipe: the objective.
-        config: `rl` for the numbers, `agent.max_tokens` for constant lengths.
+        config: `rl` for the numbers, `agent.max_tokens` for constant lengths, `seed` for an adapter's start.
     """
 
     def __init__(self, model: Any, recipe: Recipe, config: RunConfig) -> None:
         self.model, self.recipe, self.config = model.train(), recipe, config
-        self.reference = copy.deepcopy(model).eval() if recipe.kl_coefficient > 0 else None
+        model.set_attn_implementation(PACKED)
+        self.adapter = self._add_adapter()
+        copied = recipe.kl_coefficient > 0 and self.adapter is None
+        self.reference = copy.deepcopy(model).eval() if copied else None
+        if config.rl.gradient_checkpointing:
+            model.gradient_checkpointing_enable()
         self.parameters = [p for p in model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=config.rl.learning_rate, weight_decay=0.0)
+        self.optimizers = make_optimizers(model, config.rl)
         self.version = 0
         self.skipped = 0
         self.skipped_in_row = 0
@@ -88,24 +81,27 @@ class Learner:
         sums: dict[str, float] = defaultdict(float)
         self._fresh_differences = []
         self._fill_fixed_logprobs([sample for part in used for sample in part])
+        share = warm_up(self.version, self.config.rl.warmup_steps)
+        self.optimizers.set_rates(share)
         norms = [self._update(part, sums) for part in used if part]
         self.version += 1
-        metrics = _means(sums) | {"optim/lr": self.config.rl.learning_rate, "optim/skipped": float(self.skipped)}
+        metrics = _means(sums) | {
+            "optim/lr": share * self.config.rl.learning_rate,
+            "optim/skipped": float(self.skipped),
+        }
         if self._fresh_differences:
             metrics["policy/fresh_abs_diff_max"] = max(self._fresh_differences)
         return metrics | ({"optim/grad_norm": float(np.mean(norms))} if norms else {})
 
     def logprobs(self, samples: Sequence[Sample], model: Any | None = None) -> tuple[list[Tensor], list[Tensor]]:
-        """Log-probability and entropy at each sample's masked positions, as padded into one micro-batch."""
+        """Log-probability and entropy at each sample's masked positions, all samples in one row."""
         model = model or self.model
-        ids = torch.nn.utils.rnn.pad_sequence([s.ids for s in samples], batch_first=True)
-        mask = torch.nn.utils.rnn.pad_sequence([s.mask for s in samples], batch_first=True)
-        hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state
-        picked, targets = hidden[:, :-1][mask[:, 1:]], ids[:, 1:][mask[:, 1:]]
+        row = lay_end_to_end([s.ids for s in samples], [s.mask for s in samples])
+        hidden = model.model(input_ids=row.ids, position_ids=row.positions, use_cache=False).last_hidden_state
         logprobs, entropy = token_logprobs(
-            picked,
+            hidden[0, row.predicting],
             model.lm_head.weight,
-            targets,
+            row.targets,
             self.config.rl.temperature,
             entropy_gradient=self.recipe.entropy_coefficient > 0,
         )
@@ -113,17 +109,28 @@ class Learner:
         return list(logprobs.split(sizes)), list(entropy.split(sizes))
 
     def state(self) -> dict[str, Any]:
-        """Optimizer and counters (the weights are saved apart)."""
+        """Optimizers, adapter and counters (the weights, or those merged with the adapter, are saved apart)."""
         counters = {"version": self.version, "skipped": self.skipped, "skipped_in_row": self.skipped_in_row}
-        return {"optimizer": self.optimizer.state_dict(), **counters}
+        return {"optimizers": self.optimizers.state(), "adapter": adapter_state(self.model), **counters}
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Take up a saved state."""
-        self.optimizer.load_state_dict(state["optimizer"])
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.config.rl.learning_rate
+    def restore(self, state: dict[str, Any], weights: Path) -> None:
+        """Take up a saved state: with an adapter, that adapter beside the weights of the start; else the saved weights.
+
+        Raises: TrainingError when the weights do not fit.
+        """
+        if self.adapter is None:
+            load_weights(self.model, weights)
+        else:
+            self.model.load_state_dict(state["adapter"], strict=False)
+        self.optimizers.restore(state["optimizers"])
         self.version, self.skipped = state["version"], state["skipped"]
         self.skipped_in_row = state["skipped_in_row"]
+
+    def _add_adapter(self) -> Any | None:
+        rl = self.config.rl
+        if rl.lora_rank is None:
+            return None
+        return add_adapter(self.model, rank=rl.lora_rank, alpha=rl.lora_alpha, seed=self.config.seed)
 
     def _samples(self, groups: Sequence[Group]) -> list[Sample]:
         trajectories = [t for group in groups for t in group.trajectories]
@@ -174,13 +181,24 @@ class Learner:
             if self.recipe.optimizer_steps > 1:
                 for sample, logprobs in zip(batch, self.logprobs(batch)[0], strict=True):
                     sample.old = logprobs
-            if self.reference is not None:
-                for sample, logprobs in zip(batch, self.logprobs(batch, self.reference)[0], strict=True):
+            if self.recipe.kl_coefficient > 0:
+                with self._starting_policy() as model:
+                    reference, _ = self.logprobs(batch, model)
+                for sample, logprobs in zip(batch, reference, strict=True):
                     sample.reference = logprobs
+
+    @contextmanager
+    def _starting_policy(self) -> Iterator[Any]:
+        """The model as it was before the first step: the trained one with its adapter off, or a copy."""
+        if self.adapter is None:
+            yield self.reference
+        else:
+            with self.adapter.disable_adapter():
+                yield self.model
 
     def _update(self, samples: list[Sample], sums: dict[str, float]) -> float:
         """One optimizer step. Returns the gradient norm before clipping; a non-finite one skips the update."""
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizers.zero_grad()
         total = 0.0
         for batch in micro_batches(samples, self.config.rl.micro_batch_tokens):
             loss = self.loss(batch, sums)
@@ -188,21 +206,26 @@ class Learner:
             total += float(loss.detach())
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.config.rl.grad_clip))
         if np.isfinite(total) and np.isfinite(norm):
-            self.optimizer.step()
+            self.optimizers.step()
             self.skipped_in_row = 0
             return norm
         return self._skip(samples)
 
     def _skip(self, samples: list[Sample]) -> float:
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizers.zero_grad()
         self.skipped += 1
         self.skipped_in_row += 1
         if self.skipped_in_row >= SKIPPED_IN_ROW_MAX:
-            names = ", ".join(sorted({s.trajectory.instance_id for s in samples})[:8])
             raise TrainingError(
-                f"{self.skipped_in_row} updates in a row had a loss or gradient that is not finite; the last on {names}"
+                f"{self.skipped_in_row} updates in a row had a loss or gradient that is not finite; "
+                f"the last on {_names(self._not_finite(samples))}"
             )
         return float("nan")
+
+    def _not_finite(self, samples: list[Sample]) -> list[Sample]:
+        """Those whose own loss is not finite; all when each is finite alone, as when only a gradient is not."""
+        found = [s for s in samples if not torch.isfinite(policy_loss(self.recipe, self.token_batch([s]))[0])]
+        return found or samples
 
     def loss(self, batch: Sequence[Sample], sums: dict[str, float]) -> Tensor:
         """The micro-batch's share of the objective; token metrics are added to `sums`."""
@@ -235,43 +258,14 @@ class Learner:
             self._fresh_differences.append(float((tokens.old - tokens.behaviour)[fresh].abs().max()))
 
 
-def to_sample(trajectory: Trajectory, advantage: float) -> Sample:
-    """The learner's view of a ledger.
-
-    Raises: LedgerError when its columns disagree, its first token is sampled, or a sampled token has no log-prob.
-    """
-    trajectory.validate()
-    mask = trajectory.loss_mask
-    name = f"trajectory {trajectory.instance_id}/{trajectory.sample}"
-    if len(mask) and mask[0]:
-        raise LedgerError(f"{name}: its first token is sampled, so nothing predicts it; a prompt must come first")
-    if np.isnan(trajectory.logprobs[mask]).any():
-        raise LedgerError(f"{name}: sampled tokens without log-probability; RL needs an engine with token ids")
-    length = int(np.flatnonzero(mask)[-1]) + 1 if mask.any() else 0
-    return Sample(
-        trajectory=trajectory,
-        ids=torch.from_numpy(trajectory.token_ids[:length].astype(np.int64)),
-        mask=torch.from_numpy(mask[:length].copy()),
-        rollout=torch.from_numpy(trajectory.logprobs[mask].copy()),
-        versions=torch.from_numpy(trajectory.policy_versions[mask].copy()),
-        advantage=advantage,
-    )
-
-
-def micro_batches(samples: Sequence[Sample], tokens_max: int) -> list[list[Sample]]:
-    """Cut samples into batches of similar length whose padded size stays within tokens_max (one sample at least)."""
-    batches: list[list[Sample]] = []
-    for sample in sorted(samples, key=lambda s: len(s.ids), reverse=True):
-        if batches and len(batches[-1][0].ids) * (len(batches[-1]) + 1) <= tokens_max:
-            batches[-1].append(sample)
-        else:
-            batches.append([sample])
-    return batches
-
-
 def _split(samples: list[Sample], parts: int) -> list[list[Sample]]:
     bounds = np.linspace(0, len(samples), min(parts, len(samples)) + 1).astype(int)
     return [samples[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
+
+
+def _names(samples: list[Sample]) -> str:
+    more = f" and {len(samples) - NAMED_MAX} more" if len(samples) > NAMED_MAX else ""
+    return ", ".join(sample.name for sample in samples[:NAMED_MAX]) + more
 
 
 def _column(parts: list[Tensor | None]) -> Tensor | None:

@@ -33,7 +33,7 @@ from biomni_lib.rl.recipe import Recipe, check_recipe, load_recipe
 from biomni_lib.rl.report import rollout_metrics, system_metrics, trajectory_rows, write_rows
 from biomni_lib.rl.rollout_process import RolloutProcess
 from biomni_lib.rl.scheduler import Group
-from biomni_lib.rl.weights import WeightFolder
+from biomni_lib.rl.weights import WeightFolder, merged_state
 from biomni_lib.rl.worker import WorkerSpec, World
 from biomni_lib.tasks import Instance
 from biomni_lib.tracking import Tracker, read_metrics
@@ -170,7 +170,7 @@ class _Run:
         target = self.out_dir / "model"
         with atomic_path(target) as temporary:
             shutil.copytree(self.model_dir, temporary, ignore=shutil.ignore_patterns("*.safetensors", "*.bin"))
-            self.learner.model.save_pretrained(temporary)
+            self.learner.model.save_pretrained(temporary, state_dict=merged_state(self.learner.model))
         return RLResult(
             model_dir=target,
             trajectories=self.out_dir / "trajectories",

@@ -2,7 +2,8 @@
 
 Files are written beside their name and renamed, so a reader never sees half of one; they lie in shared memory when
 there is room, else in the run's folder. Tensors that share memory (tied embeddings) are written once, under the first
-name; a reader ties them again.
+name; a reader ties them again. Of a model with a LoRA adapter the merged weights are written, under the base model's
+names, so that no reader knows the difference.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -19,6 +21,7 @@ from biomni_lib.errors import TrainingError
 
 SHARED_MEMORY = Path("/dev/shm")
 ROOM_FACTOR = 8  # free shared memory needed, in multiples of one version's size
+ADAPTER, BASE = ".lora_", ".base_layer"  # in peft's names of an adapter's tensors, and of what they stand beside
 
 
 def untied_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -32,10 +35,22 @@ def untied_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return state
 
 
+@torch.no_grad()
+def merged_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """`untied_state` in the base model's layout: an adapter, where there is one, is added to its matrices."""
+    state = untied_state(model)
+    merged = {name.replace(BASE, ""): tensor for name, tensor in state.items() if ADAPTER not in name}
+    for name in (name for name in state if name.endswith(f"{BASE}.weight")):
+        layer: Any = model.get_submodule(name.removesuffix(f"{BASE}.weight"))
+        (adapter,) = layer.active_adapters
+        merged[name.replace(BASE, "")] = state[name] + layer.get_delta_weight(adapter)
+    return merged
+
+
 def save_weights(model: torch.nn.Module, path: Path) -> None:
-    """Write a model's weights to a safetensors file, whole or not at all."""
+    """Write a model's weights, merged with its adapter, to a safetensors file, whole or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    save_file(untied_state(model), temporary)
+    save_file(merged_state(model), temporary)
     temporary.replace(path)
 
 

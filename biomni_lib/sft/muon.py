@@ -1,6 +1,7 @@
 """Muon in float32: momentum whose matrix updates are orthogonalised.
 
-PyTorch's own `torch.optim.Muon` orthogonalises in bfloat16, which most CPUs emulate slowly.
+PyTorch's own `torch.optim.Muon` orthogonalises in bfloat16, which most CPUs emulate slowly. Muon is for the matrices of
+hidden layers; `muon_and_adamw` gives everything else to AdamW.
 Source: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks".
 """
 
@@ -13,6 +14,8 @@ import torch
 from torch import Tensor
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+BETAS = (0.9, 0.95)
+"""Of the AdamW beside Muon."""
 
 
 def orthogonalize(matrix: Tensor, steps: int = 5) -> Tensor:
@@ -56,3 +59,17 @@ class Muon(torch.optim.Optimizer):
                 update = orthogonalize(weight.grad.lerp(buffer, group["momentum"]))
                 weight.sub_(update, alpha=group["lr"] * max(1.0, weight.shape[0] / weight.shape[1]) ** 0.5)
         return loss
+
+
+def muon_and_adamw(model: torch.nn.Module, *, lr_muon: float, lr_adamw: float) -> list[torch.optim.Optimizer]:
+    """Muon for a language model's hidden matrices, AdamW for the rest: embeddings, output projection, norms.
+
+    Args:
+        model: its parameters that require a gradient are trained, each by one of the two.
+    """
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    matrices = [p for name, p in named if p.ndim == 2 and "embed" not in name and "lm_head" not in name]
+    chosen = {id(p) for p in matrices}
+    others = [p for _, p in named if id(p) not in chosen]
+    muon = Muon(matrices, lr=lr_muon)
+    return [muon, torch.optim.AdamW(others, lr=lr_adamw, betas=BETAS, weight_decay=0.0)] if others else [muon]

@@ -26,12 +26,11 @@ from biomni_lib.config import RunConfig
 from biomni_lib.errors import DataError, TrainingError
 from biomni_lib.provenance import atomic_path
 from biomni_lib.rl.logprobs import token_logprobs
-from biomni_lib.sft.muon import Muon
+from biomni_lib.sft.muon import muon_and_adamw
 
 CHECKPOINT_EVERY = 50
 COOLDOWN = 0.4
 """Share of the steps over which the learning rate falls to zero."""
-BETAS = (0.9, 0.95)
 OnStep = Callable[[dict[str, float]], None]
 
 
@@ -99,13 +98,7 @@ class SftTrainer:
         sft = config.sft
         orders = (batch_order(lengths, sft.batch_size, epoch, config.seed) for epoch in range(sft.epochs))
         self.batches = [batch for order in orders for batch in order]
-        matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n and "lm_head" not in n]
-        chosen = {id(p) for p in matrices}
-        others = [p for p in model.parameters() if id(p) not in chosen]
-        self.optimizers: list[torch.optim.Optimizer] = [
-            Muon(matrices, lr=sft.lr_muon),
-            torch.optim.AdamW(others, lr=sft.lr_adamw, betas=BETAS, weight_decay=0.0),
-        ]
+        self.optimizers = muon_and_adamw(model, lr_muon=sft.lr_muon, lr_adamw=sft.lr_adamw)
         self.parameters = list(model.parameters())
         self.workers = ThreadPoolExecutor(sft.threads, "sft", initializer=lambda: torch.set_num_threads(1))
         self.step_number = 0

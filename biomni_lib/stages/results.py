@@ -59,13 +59,15 @@ def publish_seeds(config: RunConfig, seeds: Iterable[int]) -> pd.DataFrame:
 def published_seeds(config: RunConfig) -> Path | None:
     """The published table of the seeds when it was made with these settings, else None.
 
-    The seed is left aside, and so are settings that only one of the two knows: there were fewer when it was made.
+    The seed is left aside. A setting that did not exist then must be at its default, with which it changes nothing;
+    one that exists no more is left aside too.
     """
     file = seeds_file(config)
     if not file.is_file():
         return None
-    then, now = json.loads((pq.read_schema(file).metadata or {}).get(b"settings", b"{}")), _settings(config)
-    return file if then and all(then[name] == now[name] for name in then.keys() & now.keys()) else None
+    then = json.loads((pq.read_schema(file).metadata or {}).get(b"settings", b"{}"))
+    expected = {**_settings(RunConfig()), **then}
+    return file if then and all(expected[name] == value for name, value in _settings(config).items()) else None
 
 
 def pooled_rows(config: RunConfig) -> pd.DataFrame:

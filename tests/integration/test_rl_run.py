@@ -127,6 +127,23 @@ def test_a_synchronous_run_repeats_and_a_resumed_one_equals_it(
     assert_same_run(whole, cut)
 
 
+def test_a_run_with_an_adapter_leaves_a_plain_model_and_a_resumed_one_equals_it(
+    toy_config: Callable[..., RunConfig], model_dir: Path, tmp_path: Path
+) -> None:
+    """The engine runs the merged weights throughout: the loop itself refuses to go on when it does not."""
+    config, shorter = (toy_config(max_staleness=0, steps=n, lora_rank=4, checkpoint_every=1) for n in (3, 2))
+    instances = ToyTask().instances("train")
+    whole = train_rl(config, instances, model_dir, tmp_path / "whole", world=toy_world)
+    train_rl(shorter, instances, model_dir, tmp_path / "cut", world=toy_world)
+    assert_same_run(whole, train_rl(config, instances, model_dir, tmp_path / "cut", world=toy_world))
+    start, trained = load_file(model_dir / "model.safetensors"), weights(whole)
+    assert {name for name in start if not torch.equal(start[name], trained[name])} == {n for n in start if "proj" in n}
+    assert {p.name for p in whole.model_dir.iterdir()} == {p.name for p in model_dir.iterdir()}
+    saved = load_file(tmp_path / "whole" / "checkpoints" / "step-00003" / "model.safetensors")
+    loaded = AutoModelForCausalLM.from_pretrained(whole.model_dir, dtype=torch.float32).state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in saved.items())
+
+
 def test_what_a_run_leaves_behind(toy_config: Callable[..., RunConfig], model_dir: Path, tmp_path: Path) -> None:
     config = toy_config(max_staleness=1)
     result = train_rl(config, ToyTask().instances("train"), model_dir, tmp_path / "run", world=toy_world)

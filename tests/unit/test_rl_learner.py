@@ -12,10 +12,12 @@ from biomni_lib.agent.ledger import Trajectory
 from biomni_lib.config import RunConfig
 from biomni_lib.errors import LedgerError, TrainingError
 from biomni_lib.rl.checkpoints import Checkpoint, identity, last_checkpoint, restore_checkpoint, save_checkpoint
-from biomni_lib.rl.learner import Learner, micro_batches, to_sample
+from biomni_lib.rl.learner import Learner
+from biomni_lib.rl.optimizers import Optimizers
 from biomni_lib.rl.recipe import Recipe, load_recipe
+from biomni_lib.rl.samples import micro_batches, to_sample
 from biomni_lib.rl.scheduler import Group
-from biomni_lib.rl.weights import load_weights, save_weights
+from biomni_lib.rl.weights import load_weights, merged_state, save_weights, untied_state
 from tests.rl_toy import VOCABULARY, ToyTask, save_toy_model, toy_engine, toy_rollout
 
 SHORT = {"max_tokens": 32, "max_turn_tokens": 16}
@@ -62,7 +64,7 @@ def groups_of(count: int, size: int, seed: int = 0) -> list[Group]:
 def gradients(learner: Learner, groups: list[Group]) -> dict[str, torch.Tensor]:
     """The gradient of one update, seen through an optimizer that only subtracts it."""
     before = {name: p.detach().clone() for name, p in learner.model.named_parameters()}
-    learner.optimizer = torch.optim.SGD(learner.parameters, lr=1.0)
+    learner.optimizers = Optimizers([torch.optim.SGD(learner.parameters, lr=1.0)])
     learner.step(groups)
     return {name: before[name] - p.detach() for name, p in learner.model.named_parameters()}
 
@@ -124,7 +126,7 @@ def test_only_sampled_tokens_carry_loss(make_learner: Callable[..., Learner]) ->
         assert len(make_learner().logprobs([to_sample(t, 1.0)])[0][0]) == t.loss_mask.sum()
 
 
-def test_padding_leaks_nothing(make_learner: Callable[..., Learner]) -> None:
+def test_neighbours_in_a_row_change_no_log_prob(make_learner: Callable[..., Learner]) -> None:
     learner = make_learner()
     samples = [to_sample(t, 1.0) for group in groups_of(2, 4) for t in group.trajectories]
     together, _ = learner.logprobs(samples)
@@ -132,10 +134,12 @@ def test_padding_leaks_nothing(make_learner: Callable[..., Learner]) -> None:
         torch.testing.assert_close(learner.logprobs([sample])[0][0], logprobs, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("trained", [{}, {"lora_rank": 4}])
 async def test_log_probs_equal_the_engines_over_turns_and_after_a_swap(
-    make_learner: Callable[..., Learner], model_dir: Path, tmp_path: Path
+    make_learner: Callable[..., Learner], model_dir: Path, tmp_path: Path, trained: dict[str, Any]
 ) -> None:
-    learner, engine = make_learner(), toy_engine(model_dir, slots=4)
+    """With an adapter the engine runs the merged weights."""
+    learner, engine = make_learner(**trained), toy_engine(model_dir, slots=4)
     instances = ToyTask().instances("train")
     try:
         for version in range(3):
@@ -186,7 +190,7 @@ def test_more_updates_a_batch_use_the_policy_of_its_start(make_learner: Callable
     assert single["policy/clip_fraction_low"] == single["policy/clip_fraction_high"] == 0
     learner = make_learner(recipe={"optimizer_steps": 4}, learning_rate=0.05)
     metrics = learner.step(groups)
-    assert learner.optimizer.state[learner.parameters[0]]["step"] == 4
+    assert learner.optimizers.members[0].state[learner.parameters[0]]["step"] == 4
     assert metrics["policy/clip_fraction_low"] + metrics["policy/clip_fraction_high"] > 0
     for name in ("policy/is_ratio", "policy/logprob_abs_diff"):  # p_old against p_rollout: before any update
         assert metrics[name] == pytest.approx(single[name], rel=1e-4)
@@ -198,7 +202,7 @@ def test_the_originals_recipes_train(make_learner: Callable[..., Learner], name:
     learner = make_learner(recipe=recipe.model_dump())
     metrics = learner.step(groups_of(2, 8))
     assert np.isfinite(metrics["loss/policy"])
-    assert learner.optimizer.state[learner.parameters[0]]["step"] == recipe.optimizer_steps
+    assert learner.optimizers.members[0].state[learner.parameters[0]]["step"] == recipe.optimizer_steps
 
 
 def test_a_loss_that_is_not_finite_is_skipped_counted_and_then_stops(make_learner: Callable[..., Learner]) -> None:
@@ -210,8 +214,41 @@ def test_a_loss_that_is_not_finite_is_skipped_counted_and_then_stops(make_learne
         assert learner.step(groups)["optim/skipped"] == skipped
     for name, p in learner.model.named_parameters():
         torch.testing.assert_close(p.detach(), state[name], equal_nan=True)
-    with pytest.raises(TrainingError, match="3 updates in a row .*; the last on i0"):
+    with pytest.raises(TrainingError, match="3 updates in a row .*; the last on i0/0, i0/1, i0/2$"):
         learner.step(groups)
+
+
+def test_the_trajectories_whose_loss_is_not_finite_are_named(
+    make_config: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    """Of those in one row, the two that read a token whose embedding is no number."""
+    model = AutoModelForCausalLM.from_pretrained(save_toy_model(tmp_path / "untied", tied=False), dtype=torch.float32)
+    with torch.no_grad():
+        model.model.embed_tokens.weight[VOCABULARY - 1] = float("nan")
+    groups = groups_of(2, 3)
+    for group in groups:
+        for t, total in zip(group.trajectories, (0.0, 1.0, 2.0), strict=True):
+            t.total, t.token_ids = total, np.minimum(t.token_ids, VOCABULARY - 2)
+    groups[0].trajectories[2].token_ids[0] = groups[1].trajectories[0].token_ids[0] = VOCABULARY - 1
+    learner = Learner(model, load_recipe("default"), make_config(agent=SHORT))
+    learner.skipped_in_row = 2
+    with pytest.raises(TrainingError, match="3 updates in a row .*; the last on i0/2, i1/0$"):
+        learner.step(groups)
+
+
+def test_where_every_loss_is_finite_the_gradients_trajectories_are_named(make_learner: Callable[..., Learner]) -> None:
+    learner, groups = make_learner(), groups_of(6, 3)
+    learner.parameters[0].register_hook(lambda gradient: gradient * float("inf"))
+    learner.skipped_in_row = 2
+    with pytest.raises(TrainingError, match=r"the last on i0/0, i0/1, .* and \d more$"):
+        learner.step(groups)
+
+
+def test_a_finite_update_ends_the_row_of_skipped_ones(make_learner: Callable[..., Learner]) -> None:
+    learner, groups = make_learner(), groups_of(2, 3)
+    learner.skipped, learner.skipped_in_row = 2, 2
+    assert learner.step(groups)["optim/skipped"] == 2
+    assert learner.skipped_in_row == 0
 
 
 @pytest.mark.parametrize("reward", [2.5, -0.1, float("nan")])
@@ -242,7 +279,97 @@ def test_micro_batches_keep_every_sample_within_the_budget() -> None:
     batches = micro_batches(samples, 64)
     assert sorted(id(s) for batch in batches for s in batch) == sorted(id(s) for s in samples)
     for batch in batches:
-        assert len(batch) == 1 or len(batch) * max(len(s.ids) for s in batch) <= 64
+        assert len(batch) == 1 or sum(len(s.ids) for s in batch) <= 64
+
+
+def test_gradient_checkpointing_changes_no_bit_of_a_gradient(make_learner: Callable[..., Learner]) -> None:
+    groups, calls = groups_of(2, 4), []
+    plain = gradients(make_learner(), groups)
+    learner = make_learner(gradient_checkpointing=True)
+    learner.model.model.layers[0].mlp.register_forward_pre_hook(lambda *_: calls.append(1))
+    again = gradients(learner, groups)
+    assert len(calls) == 2  # forward, and once more on the way back
+    assert all(torch.equal(plain[name], gradient) for name, gradient in again.items())
+
+
+def test_muon_trains_the_hidden_matrices_and_adamw_the_rest(make_learner: Callable[..., Learner]) -> None:
+    learner = make_learner(optimizer="muon", lr_muon=0.03)
+    muon, adamw = learner.optimizers.members
+    before = {name: p.detach().clone() for name, p in learner.model.named_parameters()}
+    learner.step(groups_of(2, 4))
+    hidden = {id(p) for p in muon.param_groups[0]["params"]}
+    assert {muon.param_groups[0]["lr"], adamw.param_groups[0]["lr"]} == {0.03, 1e-2}
+    for name, p in learner.model.named_parameters():
+        assert (id(p) in hidden) == ("proj" in name)
+        step = (p.detach() - before[name]).abs().max()
+        assert (
+            step == pytest.approx(1e-2, rel=0.1) if "proj" not in name else step > 0
+        )  # AdamW's first step is its rate
+
+
+def test_rates_rise_over_the_warm_up(make_learner: Callable[..., Learner]) -> None:
+    learner = make_learner(warmup_steps=4, optimizer="muon", lr_muon=0.4)
+    rates = [learner.step(groups_of(1, 3, seed))["optim/lr"] for seed in range(6)]
+    assert rates == pytest.approx([0.0025, 0.005, 0.0075, 0.01, 0.01, 0.01])
+    learner.version = 1
+    learner.step(groups_of(1, 3))
+    assert [o.param_groups[0]["lr"] for o in learner.optimizers.members] == pytest.approx([0.2, 0.005])
+
+
+def start_of(model_dir: Path) -> dict[str, torch.Tensor]:
+    return untied_state(AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32))
+
+
+def test_an_adapter_is_all_that_is_trained_and_nobody_outside_sees_it(
+    make_learner: Callable[..., Learner], model_dir: Path, tmp_path: Path
+) -> None:
+    """What is published has the start's names and shapes, and a plain model of these weights is the learner's."""
+    learner, start = make_learner(lora_rank=4), start_of(model_dir)
+    first = merged_state(learner.model)
+    assert all(torch.equal(first[name], tensor) for name, tensor in start.items()) and first.keys() == start.keys()
+    assert sum(p.numel() for p in learner.parameters) == 2 * 4 * (64 + 2 * 48 + 64 + 3 * 96)  # r (in + out) each, x 2
+    for _ in range(2):
+        learner.step(groups_of(2, 4))
+    now = untied_state(learner.model)
+    assert all(torch.equal(now[n.replace("proj.", "proj.base_layer.")], tensor) for n, tensor in start.items())
+    save_weights(learner.model, tmp_path / "published.safetensors")
+    plain = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
+    load_weights(plain, tmp_path / "published.safetensors")
+    changed = {n for n, tensor in untied_state(plain).items() if not torch.equal(tensor, start[n])}
+    assert changed == {n for n in start if "proj" in n}
+    sample = to_sample(groups_of(1, 1)[0].trajectories[0], 1.0)
+    learned, (published,) = learner.logprobs([sample])[0][0], make_learner().logprobs([sample], packed(plain))[0]
+    torch.testing.assert_close(learned, published, atol=1e-5, rtol=1e-5)
+    with pytest.raises(TrainingError, match="another shape"):
+        load_weights(learner.model, tmp_path / "published.safetensors")
+
+
+def packed(model: Any) -> Any:
+    model.set_attn_implementation("packed")
+    return model
+
+
+def test_an_adapters_reference_is_the_start(make_learner: Callable[..., Learner]) -> None:
+    learner, groups = make_learner(recipe={"kl_coefficient": 0.1}, lora_rank=4), groups_of(2, 4)
+    assert learner.step(groups)["loss/kl"] == 0
+    assert learner.step(groups)["loss/kl"] > 0
+    samples = learner._weigh(learner._samples(groups))
+    learner._fill_fixed_logprobs(samples)
+    for sample in samples:
+        started, now = make_learner().logprobs([sample])[0][0], learner.logprobs([sample])[0][0]
+        torch.testing.assert_close(sample.reference, started.detach(), atol=1e-5, rtol=1e-5)
+        assert (now - started).abs().max() > 1e-3
+    assert all(p.requires_grad for p in learner.parameters)
+
+
+def test_an_adapter_starts_from_the_runs_seed(make_learner: Callable[..., Learner]) -> None:
+    torch.manual_seed(1)
+    drawn = torch.get_rng_state()
+    one = make_learner(lora_rank=4)
+    assert torch.equal(torch.get_rng_state(), drawn)
+    torch.manual_seed(2)
+    other = make_learner(lora_rank=4)
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters, other.parameters, strict=True))
 
 
 def identity_of(learner: Learner, start: str = "sft") -> dict[str, dict[str, Any]]:
@@ -253,9 +380,22 @@ def save(folder: Path, learner: Learner) -> Checkpoint:
     return save_checkpoint(folder, learner, scheduler={"next_index": 4}, seconds=1.5, identity=identity_of(learner))
 
 
-def test_a_restored_learner_goes_on_bit_for_bit(make_learner: Callable[..., Learner], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"lora_rank": 4},
+        {"optimizer": "muon", "warmup_steps": 3},
+        {"lora_rank": 4, "optimizer": "muon"},
+        {"gradient_checkpointing": True},
+    ],
+)
+def test_a_restored_learner_goes_on_bit_for_bit(
+    make_learner: Callable[..., Learner], tmp_path: Path, changes: dict[str, Any]
+) -> None:
     batches = [groups_of(2, 4, seed) for seed in range(4)]
-    whole, first, second = make_learner(), make_learner(), make_learner()
+    recipe = {"kl_coefficient": 0.1}  # the starting policy must be found again too
+    whole, first, second = (make_learner(recipe=recipe, **changes) for _ in range(3))
     for batch in batches[:2]:
         whole.step(batch)
         first.step(batch)
@@ -264,8 +404,8 @@ def test_a_restored_learner_goes_on_bit_for_bit(make_learner: Callable[..., Lear
     assert restore_checkpoint(saved, second, identity_of(second))["scheduler"] == {"next_index": 4}
     for batch in batches[2:]:
         assert whole.step(batch) == second.step(batch)
-    for one, other in zip(whole.parameters, second.parameters, strict=True):
-        assert torch.equal(one, other)
+    one, other = merged_state(whole.model), merged_state(second.model)
+    assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_checkpoints_of_something_else_are_refused(make_learner: Callable[..., Learner], tmp_path: Path) -> None:

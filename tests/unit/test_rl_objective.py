@@ -3,7 +3,7 @@
 import copy
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -16,9 +16,11 @@ from biomni_lib.agent.ledger import Trajectory
 from biomni_lib.config import RunConfig, recipe_names
 from biomni_lib.errors import ShapeError, TrainingError
 from biomni_lib.rl.aggregation import sequence_weights
-from biomni_lib.rl.learner import Learner, to_sample
+from biomni_lib.rl.learner import Learner
 from biomni_lib.rl.objective import TokenBatch, policy_loss
-from biomni_lib.rl.recipe import Recipe, load_recipe
+from biomni_lib.rl.optimizers import Optimizers
+from biomni_lib.rl.recipe import Aggregation, Recipe, load_recipe
+from biomni_lib.rl.samples import Sample, to_sample
 from biomni_lib.rl.scheduler import Group
 from tests.rl_reference import Sequence, objective
 from tests.rl_toy import VOCABULARY, save_toy_model
@@ -41,6 +43,14 @@ RECIPES = {name: load_recipe(name) for name in recipe_names()} | {
     "micro-batches": changed("as-executed", loss_micro_batch=2),
 }
 """The shipped ones, and others for what none of them takes."""
+CROSSED = RECIPES | {
+    f"{loss}, {aggregation}": changed(
+        "as-executed", loss=loss, aggregation=aggregation, loss_micro_batch=2 if "micro" in aggregation else None
+    )
+    for loss in ("clip", "gspo")
+    for aggregation in get_args(Aggregation)
+}
+"""And every loss with every aggregation."""
 
 
 def random_sequences(sizes: list[int], seed: int, spread: float = 0.4) -> list[Sequence]:
@@ -207,7 +217,7 @@ def test_a_batch_that_lacks_what_its_recipe_needs_is_refused() -> None:
         dataclasses.replace(batch, weights=torch.zeros(2))
 
 
-# The same through the learner: real weights, padded micro-batches.
+# The same through the learner: real weights, packed micro-batches.
 
 
 @pytest.fixture(scope="module")
@@ -218,11 +228,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> torch.nn.Module:
 
 @pytest.fixture
 def make_learner(make_config: Callable[..., RunConfig], model: torch.nn.Module) -> Callable[..., Learner]:
-    def make(recipe: Recipe, **rl: Any) -> Learner:
+    def make(recipe: Recipe, kind: type[Learner] = Learner, **rl: Any) -> Learner:
         agent = {"max_tokens": 32, "max_turn_tokens": 16}
         config = make_config(agent=agent, rl={"learning_rate": 1e-2, "grad_clip": 1e6, "max_staleness": 1, **rl})
-        learner = Learner(copy.deepcopy(model), recipe, config)
-        learner.optimizer = torch.optim.SGD(learner.parameters, lr=0.1)
+        learner = kind(copy.deepcopy(model), recipe, config)
+        learner.optimizers = Optimizers([torch.optim.SGD(learner.parameters, lr=0.1)])
         return learner
 
     return make
@@ -251,24 +261,52 @@ def moved(learner: Learner, groups: list[Group]) -> dict[str, torch.Tensor]:
     return {name: p.detach() - before[name] for name, p in learner.model.named_parameters()}
 
 
-@pytest.mark.parametrize("name", RECIPES)
-def test_micro_batches_change_no_update_of_any_recipe(make_learner: Callable[..., Learner], name: str) -> None:
-    groups = groups_of(2, 4)
-    whole = moved(make_learner(RECIPES[name], micro_batch_tokens=8192), groups)
-    single = moved(make_learner(RECIPES[name], micro_batch_tokens=32), groups)
-    assert any(change.abs().max() > 1e-5 for change in whole.values())
-    for parameter, change in whole.items():
-        torch.testing.assert_close(single[parameter], change, atol=1e-6, rtol=1e-3)
+class Unpacked(Learner):
+    """Each trajectory alone, whole logits, transformers' own attention: no micro-batch, no row, no chunk."""
+
+    def logprobs(self, samples: Any, model: Any = None) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        stock = model or self.model
+        stock.set_attn_implementation("sdpa")
+        out = [torch.log_softmax(stock(s.ids[None]).logits[0, :-1], dim=-1) for s in samples]
+        picked = [every[s.mask[1:]] for every, s in zip(out, samples, strict=True)]
+        targets = [s.ids[s.mask] for s in samples]
+        logprobs = [every.gather(1, ids[:, None])[:, 0] for every, ids in zip(picked, targets, strict=True)]
+        return logprobs, [torch.distributions.Categorical(logits=every).entropy() for every in picked]
 
 
-@pytest.mark.parametrize("name", RECIPES)
-def test_the_order_of_a_batch_changes_no_update_of_any_recipe(make_learner: Callable[..., Learner], name: str) -> None:
-    """With one update a batch, since the order says which of several a group is trained in."""
-    recipe, groups = RECIPES[name].model_copy(update={"optimizer_steps": 1}), groups_of(2, 4)
-    mixed = [Group(g.index, [g.trajectories[i] for i in (2, 3, 0, 1)]) for g in groups[::-1]]
-    one, other = moved(make_learner(recipe), groups), moved(make_learner(recipe), mixed)
+class Shuffled(Learner):
+    """The trajectories of every update in another order, once their weights are fixed."""
+
+    def _weigh(self, samples: list[Sample]) -> list[Sample]:
+        used = super()._weigh(samples)
+        return [used[i] for i in np.random.default_rng(1).permutation(len(used))]
+
+
+def assert_same_update(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert any(change.abs().max() > 1e-5 for change in one.values())
     for parameter, change in one.items():
         torch.testing.assert_close(other[parameter], change, atol=1e-6, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", CROSSED)
+def test_micro_batches_packing_and_order_change_no_update_of_any_recipe(
+    make_learner: Callable[..., Learner], name: str
+) -> None:
+    """Against one row for all: a trajectory or two a row, none packed at all, another order within every update."""
+    groups, recipe = groups_of(2, 4), CROSSED[name]
+    whole = moved(make_learner(recipe, micro_batch_tokens=8192), groups)
+    assert_same_update(whole, moved(make_learner(recipe, micro_batch_tokens=32), groups))
+    assert_same_update(whole, moved(make_learner(recipe, kind=Unpacked), groups))
+    assert_same_update(whole, moved(make_learner(recipe, kind=Shuffled, micro_batch_tokens=50), groups))
+
+
+@pytest.mark.parametrize("name", sorted(n for n, r in CROSSED.items() if r.aggregation != "token_mean_micro_batch"))
+def test_the_order_of_a_batch_changes_no_update_of_any_recipe(make_learner: Callable[..., Learner], name: str) -> None:
+    """With one update a batch, since the order says which of several a group is trained in; as it says which
+    trajectories share a token mean, where an aggregation takes it within a micro-batch."""
+    recipe, groups = CROSSED[name].model_copy(update={"optimizer_steps": 1}), groups_of(2, 4)
+    mixed = [Group(g.index, [g.trajectories[i] for i in (2, 3, 0, 1)]) for g in groups[::-1]]
+    assert_same_update(moved(make_learner(recipe), groups), moved(make_learner(recipe), mixed))
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -288,8 +326,8 @@ def test_observation_tokens_carry_no_gradient_in_any_recipe(make_learner: Callab
 
     learner.model.model.register_forward_hook(watch)
     learner.step([Group(0, [made, dataclasses.replace(made, total=0.0)])])
-    touched = pushes[0].abs().sum(dim=-1) > 0  # (batch, position)
-    assert touched.tolist() == [[False, True, False, False, False, True, False]] * 2
+    touched = pushes[0].abs().sum(dim=-1) > 0  # (1, positions)
+    assert touched.tolist() == [[False, True, False, False, False, True, False] * 2]  # end to end
 
 
 def test_flat_groups_are_trained_only_by_what_needs_no_advantage(make_learner: Callable[..., Learner]) -> None:

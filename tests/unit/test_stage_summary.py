@@ -101,13 +101,18 @@ def test_published_seeds_hold_every_row_and_the_same_bytes_again(config):
     pd.testing.assert_frame_equal(results.pooled_rows(config), rows)
 
 
-def test_a_setting_that_came_later_does_not_take_the_published_seeds_away(config, monkeypatch):
+def test_a_setting_that_came_later_takes_the_published_seeds_away_unless_it_is_at_its_default(
+    config, make_config, monkeypatch
+):
     for seed in (0, 1):
         save_rows(results.with_seed(config, seed))
-    results.publish_seeds(config, (0, 1))
     now = results._settings
-    monkeypatch.setattr(results, "_settings", lambda config: {**now(config), "rl.new": 1})
+    older = {name: value for name, value in now(config).items() if name != "rl.warmup_steps"} | {"rl.gone": 1}
+    with monkeypatch.context() as before:
+        before.setattr(results, "_settings", lambda _: older)
+        results.publish_seeds(config, (0, 1))
     assert results.published_seeds(config) is not None
+    assert results.published_seeds(make_config(rl={"warmup_steps": 3})) is None
 
 
 def test_seeds_that_ran_elsewhere_are_pooled(config, make_config):

@@ -17,7 +17,7 @@ from transformers.utils.logging import disable_progress_bar
 from biomni_lib.config import RunConfig, project_root
 from biomni_lib.errors import ConfigError
 from biomni_lib.provenance import atomic_write
-from biomni_lib.stages.bench import engine, rl, rl_busy, sandbox
+from biomni_lib.stages.bench import engine, learner, rl, rl_busy, sandbox
 from biomni_lib.stages.bench.measured import Measured
 from biomni_lib.stages.paths import paths
 from biomni_lib.stages.runner import NOTEBOOKS, run_notebooks
@@ -25,10 +25,10 @@ from biomni_lib.stages.runner import NOTEBOOKS, run_notebooks
 
 @dataclass(frozen=True)
 class Measure:
-    """How one key of the benchmark is measured, and the last stage whose results that takes."""
+    """How one key of the benchmark is measured, and the last stage whose results that takes, if any."""
 
     measure: Callable[[RunConfig], Measured]
-    needs: Literal["build_data", "sft"]
+    needs: Literal["build_data", "sft"] | None
 
 
 MEASURES: dict[str, Measure] = {
@@ -36,6 +36,7 @@ MEASURES: dict[str, Measure] = {
     "rl.async_vs_sync": Measure(rl.asynchronous_against_synchronous, "sft"),
     "rl.engine_busy": Measure(rl_busy.engine_busy, "sft"),
     "rl.async_vs_sync_slow_tools": Measure(rl_busy.asynchronous_against_synchronous, "sft"),
+    "learner.peak_gb_64k": Measure(learner.peak_memory, None),
     "sandbox.start_vs_jupyter": Measure(sandbox.start_against_kernel, "build_data"),
     "sandbox.start_vs_fork": Measure(sandbox.start_against_fork, "build_data"),
     "sandbox.call_ms": Measure(sandbox.call_overhead, "build_data"),
@@ -54,7 +55,7 @@ def run(config: RunConfig, target: Path | None = None, only: Sequence[str] = ())
     """
     target = target or project_root() / "bench.json"
     chosen = {name: MEASURES[name] for name in select(only)}
-    prepare(config, {measure.needs for measure in chosen.values()})
+    prepare(config, {measure.needs for measure in chosen.values() if measure.needs})
     measured = {}
     disable_progress_bar()
     with _threads(config.engine.threads):

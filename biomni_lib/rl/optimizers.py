@@ -1,0 +1,57 @@
+"""What turns gradients into updates: AdamW for everything, or Muon for the hidden matrices and AdamW for the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from biomni_lib.config import RlConfig
+from biomni_lib.sft.muon import muon_and_adamw
+
+
+class Optimizers:
+    """One or more optimizers that share a model and act as one; their learning rates when given are the full ones."""
+
+    def __init__(self, members: Sequence[torch.optim.Optimizer]) -> None:
+        self.members = list(members)
+        self._rates = [[float(group["lr"]) for group in member.param_groups] for member in self.members]
+
+    def set_rates(self, share: float) -> None:
+        """Set every learning rate to a share of the full one."""
+        for member, rates in zip(self.members, self._rates, strict=True):
+            for group, rate in zip(member.param_groups, rates, strict=True):
+                group["lr"] = share * rate
+
+    def step(self) -> None:
+        """One update from the gradients."""
+        for member in self.members:
+            member.step()
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        for member in self.members:
+            member.zero_grad(set_to_none=True)
+
+    def state(self) -> list[dict[str, Any]]:
+        """What `restore` takes up."""
+        return [member.state_dict() for member in self.members]
+
+    def restore(self, state: Sequence[dict[str, Any]]) -> None:
+        """Take up a saved state, except for its learning rates: `set_rates` sets those before every step."""
+        for member, saved in zip(self.members, state, strict=True):
+            member.load_state_dict(saved)
+
+
+def make_optimizers(model: torch.nn.Module, settings: RlConfig) -> Optimizers:
+    """The optimizers that the settings name, for the parameters that require a gradient."""
+    if settings.optimizer == "muon":
+        return Optimizers(muon_and_adamw(model, lr_muon=settings.lr_muon, lr_adamw=settings.learning_rate))
+    trained = [p for p in model.parameters() if p.requires_grad]
+    return Optimizers([torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=0.0)])
+
+
+def warm_up(step: int, steps: int) -> float:
+    """Share of the full learning rate in a step, counted from 0: it rises linearly, and is 1 after `steps` of them."""
+    return min(1.0, (step + 1) / max(1, steps))
