@@ -38,6 +38,7 @@ ANSWER = "<solution>ENSG00000157764</solution>"
 TURNS = (*[THOUGHT + BLOCK] * 4, THOUGHT + ANSWER)
 OBSERVATION = "{'ENSG00000157764': 0.82, 'ENSG00000141510': 0.31}"
 _LOGPROB = -0.125
+_KIB, _MB = 1 << 10, 1e6
 
 
 class Client:
@@ -72,8 +73,10 @@ class Client:
 
     @property
     def peak_mb(self) -> float:
-        """Peak memory over all rounds."""
-        return self.rounds[-1].peak_mb
+        """The most memory that the process has held since its start; 0 where the system does not tell."""
+        status = Path(f"/proc/{self._process.pid}/status")
+        lines = status.read_text().splitlines() if status.is_file() else []
+        return next((int(line.split()[1]) * _KIB / _MB for line in lines if line.startswith("VmHWM:")), 0.0)
 
     @property
     def cpu_ms(self) -> float:
@@ -91,7 +94,7 @@ def rollouts_against_verifiers(config: RunConfig) -> Ratio | Reading:
         job_file = write_job(config, Path(folder))
         with clients(job_file, peer) as running:
             seconds = take_turns({name: client.seconds for name, client in running.items()}, ROUNDS)
-        return _measured(config, running, seconds, peer)
+            return _measured(config, running, seconds, peer)
 
 
 def write_job(config: RunConfig, folder: Path) -> Path:

@@ -31,9 +31,8 @@ class Job:
 
 @dataclass(frozen=True)
 class Round:
-    """The job done once: assistant turns, wall and processor seconds, and the peak of the process's memory so far."""
+    """The job done once: assistant turns, wall seconds and processor seconds."""
 
     turns: int
     seconds: float
     cpu_s: float
-    peak_mb: float

@@ -51,7 +51,7 @@ class Reply:
         return "".join(token.text for token in self.tokens)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Program:
     """What the server says: its turns in order, the last one again and again. `start_id` opens a message."""
 

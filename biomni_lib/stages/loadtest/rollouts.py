@@ -6,7 +6,6 @@ python -m biomni_lib.stages.loadtest.rollouts JOB.json [URL]
 import asyncio
 import dataclasses
 import json
-import resource
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TIMEOUT_S = 600.0
-_MIB_KB = 1 << 10
 
 
 class ProgramEngine:
@@ -109,8 +107,7 @@ class Client:
         made = await self.run()
         seconds, cpu_s = time.perf_counter() - began, time.process_time() - cpu
         assert all(t.ending == "solved" and len(t.turns) == self.job.turns for t in made), made[0]
-        peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _MIB_KB
-        return Round(sum(len(t.turns) for t in made), seconds, cpu_s, peak_mb)
+        return Round(sum(len(t.turns) for t in made), seconds, cpu_s)
 
 
 async def main(job_file: str, url: str | None = None) -> None:

@@ -11,7 +11,6 @@ import asyncio
 import json
 import logging
 import os
-import resource
 import sys
 import time
 from pathlib import Path
@@ -29,7 +28,6 @@ __all__ = ["Conversations", "InProcess"]
 NAME = "verifiers_rollouts"
 JOB: dict[str, Any] = {}
 SESSIONS: list[aiohttp.ClientSession] = []
-_MIB_KB = 1 << 10
 
 
 class Data(vf.TaskData):
@@ -101,8 +99,7 @@ async def one_round(env: Env, ctx: ModelContext) -> dict[str, float]:
     traces = [trace for episode in episodes for trace in episode.traces]
     turns = [trace.num_turns for trace in traces]
     assert turns == [JOB["turns"]] * len(JOB["prompts"]), [trace.errors for trace in traces][:1]
-    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _MIB_KB
-    return {"turns": sum(turns), "seconds": seconds, "cpu_s": cpu_s, "peak_mb": peak_mb}
+    return {"turns": sum(turns), "seconds": seconds, "cpu_s": cpu_s}
 
 
 async def main(job_file: str, url: str) -> None:
