@@ -91,24 +91,20 @@ def rollouts_against_verifiers(config: RunConfig) -> Ratio | Reading:
     except RunError as error:
         peer = Missing(PEER, str(error))
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        job_file = write_job(config, Path(folder))
+        prompts = [instance.prompt for instance in load_instances(config, "train")]
+        job_file = write_job(Path(folder), prompts, system_prompt(config.prompt.tools), paths(config).sft_model)
         with clients(job_file, peer) as running:
             seconds = take_turns({name: client.seconds for name, client in running.items()}, ROUNDS)
-            return _measured(config, running, seconds, peer)
+            return measured(config, running, seconds, peer)
 
 
-def write_job(config: RunConfig, folder: Path) -> Path:
-    """The job and the server's program as files, made with the preset's tokenizer and training prompts."""
-    model_dir = paths(config).sft_model
+def write_job(folder: Path, prompts: Sequence[str], system: str, model_dir: Path) -> Path:
+    """The job and the server's program as files, in the tokens of a model folder; prompts are used in turn."""
     renderer = ChatRenderer.load(model_dir)
-    turns = tuple(
-        tuple(Token(id, renderer.decode([id]), _LOGPROB) for id in renderer.assistant(text)) for text in TURNS
-    )
+    turns = [[Token(id, renderer.decode([id]), _LOGPROB) for id in renderer.assistant(text)] for text in TURNS]
     program_file, job_file = folder / "program.json", folder / "job.json"
-    Program(turns, renderer.prompt("", "")[0]).save(program_file)
-    prompts = [instance.prompt for instance in load_instances(config, "train")]
+    Program(tuple(map(tuple, turns)), renderer.prompt("", "")[0]).save(program_file)
     chosen = [prompts[number % len(prompts)] for number in range(ROLLOUTS)]
-    system = system_prompt(config.prompt.tools)
     Job(chosen, system, OBSERVATION, len(TURNS), str(model_dir), str(program_file)).save(job_file)
     return job_file
 
@@ -143,9 +139,10 @@ def pin(pid: int, core: int | None) -> None:
         os.sched_setaffinity(pid, {core})
 
 
-def _measured(
+def measured(
     config: RunConfig, running: dict[str, Client], seconds: dict[str, float], peer: Path | Missing
 ) -> Ratio | Reading:
+    """What the rounds of the clients gave, every side by its name."""
     rates = {name: Side(name, "turns per second", running[name].turns / s) for name, s in seconds.items()}
     beside: list[Peer] = [rates[IN_PROCESS]]
     beside += [Side(f"{name}, one core", "ms of processor a turn", client.cpu_ms) for name, client in running.items()]
