@@ -35,7 +35,7 @@ def job_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @contextlib.contextmanager
-def standing_in(**seconds: float) -> Iterator[dict[str, orchestration.Client]]:
+def standing_in(**seconds: float) -> Iterator[dict[str, orchestration.ClientProcess]]:
     """Processes that claim these seconds for ten turns."""
     told = {
         name: STAND_IN.format(text=json.dumps({"turns": 10, "seconds": s, "cpu_s": s / 2}))
@@ -45,7 +45,7 @@ def standing_in(**seconds: float) -> Iterator[dict[str, orchestration.Client]]:
         yield {
             name: stack.enter_context(
                 contextlib.closing(
-                    orchestration.Client([sys.executable, "-c", code], orchestration.available_cores()[0])
+                    orchestration.ClientProcess([sys.executable, "-c", code], orchestration.available_cores()[0])
                 )
             )
             for name, code in told.items()
@@ -84,7 +84,7 @@ async def test_a_round_counts_turns_and_refuses_a_rollout_that_ends_early(job_fi
 
 @pytest.mark.parametrize("peer", [Path("python"), ABSENT])
 def test_the_ratio_is_of_turns_a_second_and_names_every_side(config: RunConfig, peer: Path | Missing) -> None:
-    present = {"verifiers": 2.0} if isinstance(peer, Path) else {}
+    present = {orchestration.THEIRS: 2.0} if isinstance(peer, Path) else {}
     with standing_in(**{orchestration.OURS: 0.5, orchestration.IN_PROCESS: 0.1, **present}) as running:
         seconds = take_turns({name: client.seconds for name, client in running.items()}, 2)
         found = orchestration.measured(config, running, seconds, peer)
@@ -96,7 +96,7 @@ def test_the_ratio_is_of_turns_a_second_and_names_every_side(config: RunConfig, 
     assert 1 < values[f"{orchestration.OURS}, peak", "MB"] < 100
     if isinstance(peer, Path):
         assert isinstance(found, Ratio) and (found.numerator, found.ratio) == (ours, 4.0)
-        assert found.denominator == Side("verifiers", "turns per second", 5.0)
+        assert found.denominator == Side(orchestration.THEIRS, "turns per second", 5.0)
         assert found.conditions["verifiers"] == "0.4.0" and len(values) == 7
     else:
         assert isinstance(found, Reading) and found.side == ours
@@ -104,7 +104,7 @@ def test_the_ratio_is_of_turns_a_second_and_names_every_side(config: RunConfig, 
 
 
 def test_a_client_that_ends_gives_no_number() -> None:
-    ending = orchestration.Client([sys.executable, "-c", "raise SystemExit(3)"], None)
+    ending = orchestration.ClientProcess([sys.executable, "-c", "raise SystemExit(3)"], None)
     with contextlib.closing(ending) as client, pytest.raises(subprocess.CalledProcessError, match="status 3"):
         client.seconds()
 

@@ -31,7 +31,11 @@ from biomni_lib.stages.paths import paths
 
 ROLLOUTS, ROUNDS = 512, 5
 PEER = "verifiers"
-OURS, IN_PROCESS = "rollout through OpenAIEngine", "rollout in one process, no HTTP"
+OURS, IN_PROCESS, THEIRS = (
+    "rollout through OpenAIEngine",
+    "rollout without HTTP",
+    "verifiers, its harness a loop in the same process",
+)
 THOUGHT = "<think>\nThe phenotypes are compared with each candidate in turn, the most specific first.\n</think>\n"
 BLOCK = "<execute>\nscores = {gene: match_score(terms, gene) for gene in candidates}\nprint(scores)\n</execute>"
 ANSWER = "<solution>ENSG00000157764</solution>"
@@ -41,7 +45,7 @@ _LOGPROB = -0.125
 _KIB, _MB = 1 << 10, 1e6
 
 
-class Client:
+class ClientProcess:
     """A process that does the job of a folder for each call of `seconds`, on one core where that can be set."""
 
     def __init__(self, command: Sequence[str], core: int | None) -> None:
@@ -110,7 +114,7 @@ def write_job(folder: Path, prompts: Sequence[str], system: str, model_dir: Path
 
 
 @contextlib.contextmanager
-def clients(job_file: Path, peer: Path | Missing) -> Iterator[dict[str, Client]]:
+def clients(job_file: Path, peer: Path | Missing) -> Iterator[dict[str, ClientProcess]]:
     """The server and its clients by name, for the block."""
     cores = available_cores()
     program_file = Path(Job.load(job_file).program_file)
@@ -121,9 +125,9 @@ def clients(job_file: Path, peer: Path | Missing) -> Iterator[dict[str, Client]]
         commands = {OURS: [*ours, server.url], IN_PROCESS: ours}
         if isinstance(peer, Path):
             script = Path(loadtest.__path__[0]) / "verifiers_rollouts.py"
-            commands[PEER] = [str(peer), "-P", str(script), str(job_file), server.url]
+            commands[THEIRS] = [str(peer), "-P", str(script), str(job_file), server.url]
         yield {
-            name: stack.enter_context(contextlib.closing(Client(command, cores[0])))
+            name: stack.enter_context(contextlib.closing(ClientProcess(command, cores[0])))
             for name, command in commands.items()
         }
 
@@ -140,7 +144,7 @@ def pin(pid: int, core: int | None) -> None:
 
 
 def measured(
-    config: RunConfig, running: dict[str, Client], seconds: dict[str, float], peer: Path | Missing
+    config: RunConfig, running: dict[str, ClientProcess], seconds: dict[str, float], peer: Path | Missing
 ) -> Ratio | Reading:
     """What the rounds of the clients gave, every side by its name."""
     rates = {name: Side(name, "turns per second", running[name].turns / s) for name, s in seconds.items()}
@@ -158,4 +162,4 @@ def measured(
     if isinstance(peer, Missing):
         return Reading(rates[OURS], told, (*beside, peer))
     told[PEER] = peer_version(PEER)
-    return Ratio(rates[OURS], rates[PEER], told, tuple(beside))
+    return Ratio(rates[OURS], rates[THEIRS], told, tuple(beside))

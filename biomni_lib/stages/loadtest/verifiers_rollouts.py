@@ -3,8 +3,8 @@
     python verifiers_rollouts.py JOB.json URL
 
 In `verifiers` 0.4 a harness plays the agent, usually a program started for each rollout, and every model call goes
-through its interception server. Here it plays with as little as the contract of `Harness.launch` allows: a loop in the
-same process over one HTTP session, as fast as `verifiers` can be driven. The observation is a user message.
+through its interception server. Here, in its favour, the harness is a loop in the same process over one HTTP session,
+which the contract of `Harness.launch` allows. The observation is a user message.
 """
 
 import asyncio
