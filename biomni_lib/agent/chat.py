@@ -30,6 +30,7 @@ class ChatRenderer:
         self.tokenizer = tokenizer
         self._start, self.end_of_turn = (self._special(token) for token in (START, END))
         self._pieces: dict[int, str] = {}
+        self._framing: dict[tuple[str, bool], list[int]] = {}
 
     @classmethod
     def load(cls, model_dir: Path) -> ChatRenderer:
@@ -65,7 +66,7 @@ class ChatRenderer:
         """Ids that close the assistant's turn, give it an observation, and open its next turn."""
         return [
             self.end_of_turn,
-            *self.plain("\n"),
+            *self._fixed("\n"),
             *self._message("user", text, before="<observation>\n", after="\n</observation>"),
             *self._opening(),
         ]
@@ -91,8 +92,14 @@ class ChatRenderer:
         return self._pieces[token_id]
 
     def _message(self, role: str, text: str, *, before: str = "", after: str = "") -> list[int]:
-        head = [self._start, *self.plain(f"{role}\n"), *self.assistant(before)]
-        return [*head, *self.plain(text), *self.assistant(after), self.end_of_turn, *self.plain("\n")]
+        head = [self._start, *self._fixed(f"{role}\n"), *self._fixed(before, tags=True)]
+        return [*head, *self.plain(text), *self._fixed(after, tags=True), self.end_of_turn, *self._fixed("\n")]
 
     def _opening(self) -> list[int]:
-        return [self._start, *self.plain("assistant\n")]
+        return [self._start, *self._fixed("assistant\n")]
+
+    def _fixed(self, text: str, *, tags: bool = False) -> list[int]:
+        """Ids of a piece of framing, encoded the first time; `tags`: the protocol's tags in it are recognised."""
+        if (text, tags) not in self._framing:
+            self._framing[text, tags] = self.assistant(text) if tags else self.plain(text)
+        return self._framing[text, tags]

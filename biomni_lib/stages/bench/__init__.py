@@ -17,7 +17,7 @@ from transformers.utils.logging import disable_progress_bar
 from biomni_lib.config import RunConfig, project_root
 from biomni_lib.errors import ConfigError
 from biomni_lib.provenance import atomic_write
-from biomni_lib.stages.bench import engine, learner, rl, rl_busy, sandbox
+from biomni_lib.stages.bench import engine, learner, orchestration, rl, rl_busy, sandbox
 from biomni_lib.stages.bench.measured import Measured
 from biomni_lib.stages.paths import paths
 from biomni_lib.stages.runner import NOTEBOOKS, run_notebooks
@@ -37,6 +37,7 @@ MEASURES: dict[str, Measure] = {
     "rl.engine_busy": Measure(rl_busy.engine_busy, "sft"),
     "rl.async_vs_sync_slow_tools": Measure(rl_busy.asynchronous_against_synchronous, "sft"),
     "learner.peak_gb_64k": Measure(learner.peak_memory, None),
+    "orchestration.vs_verifiers": Measure(orchestration.rollouts_against_verifiers, "sft"),
     "sandbox.start_vs_jupyter": Measure(sandbox.start_against_kernel, "build_data"),
     "sandbox.start_vs_fork": Measure(sandbox.start_against_fork, "build_data"),
     "sandbox.call_ms": Measure(sandbox.call_overhead, "build_data"),
