@@ -28,6 +28,9 @@ from tornado.web import Application, RequestHandler
 FIRST_MESSAGES = 3
 """Messages that a prompt opens: system, user, assistant; every later turn opens two more."""
 
+BACKLOG = 2048
+"""Connections that wait to be accepted, as many as vLLM's server lets wait: clients connect all at once."""
+
 
 @dataclass(frozen=True)
 class Token:
@@ -126,7 +129,7 @@ async def serve(program: Program) -> None:
     """Serve on a free port of loopback, say where, and end with standard input."""
     routes = [("/v1/completions", _Completions), ("/v1/chat/completions", _ChatCompletions)]
     server = HTTPServer(Application(routes, program=program, log_function=lambda _: None))
-    sockets = bind_sockets(0, "127.0.0.1")
+    sockets = bind_sockets(0, "127.0.0.1", backlog=BACKLOG)
     server.add_sockets(sockets)
     print(f"http://127.0.0.1:{sockets[0].getsockname()[1]}/v1", flush=True)
     await asyncio.to_thread(sys.stdin.read)
