@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from biomni_lib.engines.scripted import Conversation, Script
-from biomni_lib.tasks.baselines import CONTRADICTION_WEIGHT
+from biomni_lib.tasks.baselines import CONTRADICTION_WEIGHT, read_facts
 
 STRATEGIES: Mapping[str, float] = {
     "lucky_guess": 0.15,
@@ -43,12 +43,8 @@ class Case:
     """The facts of a prompt, and how its task is answered."""
 
     def __init__(self, prompt: str) -> None:
-        lines = dict(line.split(": ", 1) for line in prompt.splitlines() if ": " in line)
-        self.findings = lines["Phenotypes"]
-        excluded = lines.get("Excluded phenotypes", "none")
-        self.excluded = "" if excluded == "none" else excluded
-        self.genes = lines["Candidate genes"]
-        self.wants_disease = "OMIM_ID" in lines["Output format"]
+        self.findings, self.excluded, self.genes = (", ".join(ids) for ids in read_facts(prompt))
+        self.wants_disease = "OMIM_ID" in prompt
 
     def facts(self) -> str:
         """Code that names what the prompt tells, in its order."""

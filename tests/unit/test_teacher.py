@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
@@ -96,6 +97,17 @@ def test_an_answer_is_what_the_code_printed(instances, strategy: str) -> None:
                 turns += (strategy_script(strategy)(seen, np.random.default_rng(3)),)
                 assert len(turns) <= 6
             assert answer in turns[-1] or (len(turns) == 1 and "ENSG" in turns[-1])
+
+
+@in_module_loop
+async def test_every_strategy_that_runs_code_names_the_facts_at_the_same_place(rolled) -> None:
+    """The same words of thought, in number, before the same lines of code: models copy by distance."""
+    for number in range(2 * PER_TASK):
+        firsts = {name: rolled[name][number].turns[0] for name in set(STRATEGIES) - {"malformed"}}
+        running = [turn for turn in firsts.values() if turn.code]
+        assert len(running) >= len(firsts) - 1
+        assert len({len(re.findall(r"\w+|\S", turn.text.partition("</think>")[0])) for turn in running}) == 1
+        assert len({turn.code.partition("\ngenes = ")[0] for turn in running}) == 1
 
 
 @in_module_loop
