@@ -23,6 +23,8 @@ PRESETS_DIR = Path(__file__).parent / "presets"
 RECIPES_DIR = Path(__file__).parent / "rl" / "recipes"
 UNCORRECTED = "none"
 """The `correction` of an RL recipe that is synchronous by its definition: it takes every sample for a fresh one."""
+IGNORED = "ignored"
+"""The same for a recipe that is allowed stale samples all the same, to measure what a correction buys."""
 
 AT_MOST = (
     ("agent.max_turn_tokens", "agent.max_tokens"),
@@ -88,9 +90,15 @@ class ModelConfig(Section):
     path: Path | None = Field(None, description="Folder of the pretrained model; only for kind `pretrained`.")
     hidden: int = Field(128, ge=8, description="Width of the residual stream.")
     layers: int = Field(3, ge=1, description="Number of transformer layers.")
-    heads: int = Field(4, ge=1, description="Attention heads.")
-    kv_heads: int = Field(2, ge=1, description="Heads of keys and values, shared by groups of attention heads.")
-    intermediate: int = Field(384, ge=8, description="Width of the feed-forward layer.")
+    heads: int = Field(8, ge=1, description="Attention heads.")
+    kv_heads: int = Field(4, ge=1, description="Heads of keys and values, shared by groups of attention heads.")
+    head_dim: int = Field(
+        32,
+        ge=2,
+        multiple_of=2,
+        description="Width of a head; all together may be wider than `hidden`, as in Qwen3.",
+    )
+    intermediate: int = Field(256, ge=8, description="Width of the feed-forward layer.")
     vocab: int = Field(
         3072, ge=512, description="Vocabulary size of the tokenizer that is trained on the training split."
     )
@@ -98,9 +106,8 @@ class ModelConfig(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        hidden, heads = f"model.hidden = {self.hidden}", f"model.heads = {self.heads}"
-        _require(self.hidden % (2 * self.heads) == 0, hidden, f"must be an even multiple of {heads}")
-        _require(self.heads % self.kv_heads == 0, heads, f"must be a multiple of model.kv_heads = {self.kv_heads}")
+        kv_heads = f"model.kv_heads = {self.kv_heads}"
+        _require(self.heads % self.kv_heads == 0, f"model.heads = {self.heads}", f"must be a multiple of {kv_heads}")
         if self.kind == "pretrained":
             _require(self.path is not None, "model.kind = 'pretrained'", "needs model.path, the model's folder")
         else:
@@ -256,12 +263,12 @@ class RlConfig(Section):
 
     @model_validator(mode="after")
     def _corrected(self) -> Self:
-        corrected = recipe_corrects(self.recipe)
+        correcting = [name for name in recipe_names() if recipe_correction(name) not in (UNCORRECTED, IGNORED)]
         _require(
-            self.max_staleness == 0 or corrected,
+            recipe_correction(self.recipe) != UNCORRECTED or self.max_staleness == 0,
             f"rl.max_staleness = {self.max_staleness}",
             f"rl.recipe = {self.recipe!r} does not correct for stale samples; set 0, or a recipe that does: "
-            + ", ".join(filter(recipe_corrects, recipe_names())),
+            + ", ".join(correcting),
         )
         return self
 
@@ -374,13 +381,13 @@ def recipe_file(name: str) -> Path:
     return path
 
 
-def recipe_corrects(name: str) -> bool:
-    """Whether a recipe's loss corrects for samples of an older policy; decided by its file, checked in `rl.recipe`."""
+def recipe_correction(name: str) -> str:
+    """What a recipe's loss does about samples of an older policy, as its file says; checked in `rl.recipe`."""
     try:
         stated = tomllib.loads(recipe_file(name).read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"rl.recipe = {name!r}: not TOML: {error}") from None
-    return stated.get("correction", UNCORRECTED) != UNCORRECTED
+    return str(stated.get("correction", UNCORRECTED))
 
 
 def preset_names() -> list[str]:

@@ -23,9 +23,9 @@ def format_score(assistant_turns: list[str]) -> int:
     return int(last >= 0 and all(turn_is_well_formed(t, last=i == last) for i, t in enumerate(assistant_turns)))
 
 
-def score(trajectory: Trajectory, instance: Instance) -> Trajectory:
-    """Set the trajectory's correctness, format and total in place, and return it."""
+def score(trajectory: Trajectory, instance: Instance, *, format_weight: float = 1.0) -> Trajectory:
+    """Set the trajectory's correctness, format and total in place, and return it; `format_weight` is of the total."""
     trajectory.correctness = grade(instance.task, trajectory.answer, instance.gold, strict=True)
     trajectory.format = float(format_score(trajectory.assistant_turns))
-    trajectory.total = trajectory.correctness + trajectory.format
+    trajectory.total = trajectory.correctness + format_weight * trajectory.format
     return trajectory

@@ -13,7 +13,7 @@ from biomni_lib.engines.transformers_engine import KvOnUpdate, TransformersEngin
 from biomni_lib.sft.model import build_model
 from biomni_lib.sft.tokenizer import train_tokenizer
 
-MODEL = ModelConfig(hidden=32, layers=2, heads=4, kv_heads=2, intermediate=64, vocab=1536, context=512)
+MODEL = ModelConfig(hidden=32, layers=2, heads=4, kv_heads=2, head_dim=8, intermediate=64, vocab=1536, context=512)
 TEXTS = [
     "Task: given a patient's phenotypes, diagnose the disease.\nPhenotypes: HP:0001250, HP:0004322\nCandidate genes:",
     '<think>\nI look it up.\n</think>\n<execute>\nprint(match_score(t, "ENSG00000157764"))\n</execute>',

@@ -10,7 +10,6 @@ from biomni_lib.agent.chat import ChatRenderer
 from biomni_lib.agent.ledger import Trajectory
 from biomni_lib.agent.prompt import system_prompt
 from biomni_lib.agent.rollout import RolloutSettings, rollout, rollout_seed
-from biomni_lib.config import RunConfig
 from biomni_lib.engines.transformers_engine import TransformersEngine
 from biomni_lib.rewards import score
 from biomni_lib.rl.scheduler import Ticket
@@ -35,7 +34,7 @@ async def agent_world(spec: WorkerSpec) -> AsyncIterator[World]:
     try:
         sandbox = await start_environment(config, config.lake_dir)
         try:
-            yield World(engine, _MemberRunner(config, engine, sandbox))
+            yield World(engine, _MemberRunner(spec, engine, sandbox))
         finally:
             await sandbox.close()
     finally:
@@ -43,8 +42,9 @@ async def agent_world(spec: WorkerSpec) -> AsyncIterator[World]:
 
 
 class _MemberRunner:
-    def __init__(self, config: RunConfig, engine: TransformersEngine, sandbox: Environment) -> None:
-        self.config, self.engine, self.sandbox = config, engine, sandbox
+    def __init__(self, spec: WorkerSpec, engine: TransformersEngine, sandbox: Environment) -> None:
+        config = spec.config
+        self.config, self.engine, self.sandbox, self.format_weight = config, engine, sandbox, spec.format_weight
         self.renderer: ChatRenderer = engine.renderer
         self.settings = RolloutSettings(
             agent=config.agent,
@@ -67,4 +67,4 @@ class _MemberRunner:
             sample=ticket.sample,
             model="rl",
         )
-        return score(trajectory, ticket.instance)
+        return score(trajectory, ticket.instance, format_weight=self.format_weight)

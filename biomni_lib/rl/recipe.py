@@ -41,8 +41,9 @@ class Recipe(BaseModel):
     clip_low: float = Field(ge=0, lt=1, description="how far below 1 the ratio counts")
     clip_high: float = Field(ge=0, description="how far above 1 the ratio counts")
     dual_clip: float | None = Field(None, gt=1, description="bound of the loss for A < 0, in units of |A|; none: off")
-    correction: Literal["none", "tis", "icepop", "geometric_mask", "decoupled", "rollout_anchored"] = Field(
-        description="what corrects samples of an older policy; none: synchronous only"
+    correction: Literal["none", "ignored", "tis", "icepop", "geometric_mask", "decoupled", "rollout_anchored"] = Field(
+        description="what corrects samples of an older policy; none: synchronous only; ignored: stale samples are "
+        "knowingly taken for fresh ones, to measure what a correction buys"
     )
     tis_cap: float | None = Field(None, ge=1, description="largest importance weight of a token")
     icepop_range: Range | None = Field(None, description="importance weights that count; a token outside has no loss")
@@ -62,6 +63,7 @@ class Recipe(BaseModel):
     overlong_penalty_fraction: float | None = Field(
         None, gt=0, le=1, description="last part of agent.max_tokens over which the reward falls by up to 1"
     )
+    format_weight: float = Field(1.0, ge=0, description="weight of format beside correctness in the reward")
     reward_range: Range = Field(description="a reward outside it stops the run")
 
     @model_validator(mode="after")

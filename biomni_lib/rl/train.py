@@ -128,6 +128,7 @@ class _Run:
             version=self.learner.version,
             weights=self.folder.publish(self.learner.model, self.learner.version),
             refill_max=round((recipe.refill_cap or 0.0) * config.rl.groups_per_step),
+            format_weight=recipe.format_weight,
             scheduler_state=scheduler_state,
         )
         self.rollouts = stack.enter_context(RolloutProcess(spec, out_dir / "rollouts.log"))

@@ -50,7 +50,8 @@ class WorkerSpec:
     """Everything the worker needs to begin.
 
     `world` opens engine and sandbox for this spec (a module-level function: it travels by name); `model_dir` holds the
-    tokenizer and the architecture; `weights` are those of `version`; `scheduler_state` is a saved one, or None.
+    tokenizer and the architecture; `weights` are those of `version`; `refill_max` and `format_weight` follow from the
+    recipe; `scheduler_state` is a saved one, or None.
     """
 
     config: RunConfig
@@ -60,6 +61,7 @@ class WorkerSpec:
     version: int
     weights: Path
     refill_max: int
+    format_weight: float
     scheduler_state: dict[str, Any] | None
 
 

@@ -1,30 +1,35 @@
 """Teaching a model from scratch to copy identifiers, which any pretrained language model already can.
 
-Copying needs attention heads that find where a list stands and read on from there; they form over many short documents
+Copying needs attention heads that find where an id stands and read on from there; they form over many short documents
 far sooner than over few long conversations. A document is a prompt of the training split with other digits in its ids,
-since those of unseen patients end in any, then the lines of code with which the teacher names them again: there is
-nothing else in it to learn.
+since those of unseen patients end in any; the lines of code with which the teacher names them again; then an
+observation and the beginning of the turn that answers it, as far as the id. There is nothing else in it to learn.
 """
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 
 from biomni_lib.agent.chat import ChatRenderer
-from biomni_lib.sft.teacher import ALL_FINDINGS, Case
+from biomni_lib.sft.teacher import ALL_FINDINGS, Case, answer
 from biomni_lib.sft.train import Example
 from biomni_lib.tasks import Instance
 from biomni_lib.tasks.baselines import read_facts
 
 DIGITS = 4
 """Digits at the end of an id that are drawn: two of its three pairs, so that every pair is seen at both places."""
+NEWER = 0.2
+"""Share of the terms that are made ones of HPO's newer series, HP:6…: real ones are too few to learn to copy."""
+_ANSWERED = re.compile(r"\d{6,11}")
 
 
 def copy_documents(instances: Sequence[Instance], renderer: ChatRenderer, *, count: int, seed: int) -> list[Example]:
-    """Documents whose second half repeats the ids of the first; the loss is on the second half.
+    """Documents that repeat the ids of a prompt and of an observation; the loss is on the repetitions.
 
     Args:
         instances: of the training split; their prompts are kept, their ids get other digits.
@@ -32,19 +37,38 @@ def copy_documents(instances: Sequence[Instance], renderer: ChatRenderer, *, cou
     """
     rng = np.random.default_rng(np.random.SeedSequence([seed, count]))
     chosen = [instances[number] for number in rng.integers(len(instances), size=count)]
-    return [_document(_other_digits(instance.prompt, rng), renderer) for instance in chosen]
+    return [_document(instance, renderer, rng) for instance in chosen]
 
 
-def _other_digits(prompt: str, rng: np.random.Generator) -> str:
-    """The prompt with other ids, of the same kinds at the same places."""
+def _document(instance: Instance, renderer: ChatRenderer, rng: np.random.Generator) -> Example:
+    prompt = instance.prompt
     for old in (id for ids in read_facts(prompt) for id in ids):
-        prompt = prompt.replace(old, f"{old[:-DIGITS]}{rng.integers(10**DIGITS):0{DIGITS}d}", 1)
-    return prompt
-
-
-def _document(prompt: str, renderer: ChatRenderer) -> Example:
+        prompt = prompt.replace(old, _other_digits(old, rng), 1)
     code = Case(prompt).facts()
-    before = renderer.prompt("", prompt)
-    after = renderer.assistant(f"<think>\n{ALL_FINDINGS}\n</think>\n<execute>\n{code}")
-    mask = torch.tensor([False] * len(before) + [True] * len(after))
-    return Example(torch.tensor(before + after), mask)
+    printed = f"{rng.random():.3f} {_candidate(prompt, instance.gold, rng)}"
+    turn = answer(printed)
+    id_end = next(_ANSWERED.finditer(turn)).end()
+    parts = [
+        renderer.prompt("", prompt),
+        renderer.assistant(f"<think>\n{ALL_FINDINGS}\n</think>\n<execute>\n{code}</execute>"),
+        renderer.observation(printed),
+        renderer.assistant(turn[:id_end]),
+    ]
+    ids = [id for part in parts for id in part]
+    written = [number % 2 == 1 for number, part in enumerate(parts) for _ in part]
+    return Example(torch.tensor(ids), torch.tensor(written))
+
+
+def _other_digits(id: str, rng: np.random.Generator) -> str:
+    """An id of the same kind with other digits."""
+    if id.startswith("HP:") and rng.random() < NEWER:
+        id = f"HP:6{id[4:]}"
+    return f"{id[:-DIGITS]}{rng.integers(10**DIGITS):0{DIGITS}d}"
+
+
+def _candidate(prompt: str, gold: str, rng: np.random.Generator) -> str:
+    """An answer to the prompt, as the teacher's code prints one: any of its genes, or a disease that does not exist."""
+    if not Case(prompt).wants_disease:
+        return json.dumps({"causal_gene": [str(rng.choice(read_facts(prompt)[2]))]})
+    disease = json.loads(gold)
+    return json.dumps({"disease_name": disease["disease_name"], "OMIM_ID": _other_digits(disease["OMIM_ID"], rng)})

@@ -8,6 +8,7 @@ Openly a design choice: correlations of length and score in models that learned 
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Mapping
 
@@ -34,6 +35,9 @@ ONE_BY_ONE = "I look the findings up in turn."
 GUESS = "I guess at one of the genes."
 """First thoughts, of equal length in tokens: then every strategy names the facts at the same distance from the prompt,
 and a model of this size copies by distance."""
+ANSWER = "I answer what my code has found."
+"""Thought before every answer. With the id first in the answer and last in the observation, it too stands at one
+distance from where it is copied."""
 _DISEASES = "d = [o for x in genes for o in diseases_of_gene(x)]\n"
 _PRINT_DISEASE = 'print(s, json.dumps({"disease_name": disease_profile(o)["name"], "OMIM_ID": o}))'
 _PRINT_GENE = 'print(s, json.dumps({"causal_gene": [x]}))'
@@ -66,37 +70,35 @@ def _execute(thought: str, code: str) -> str:
     return f"<think>\n{thought}\n</think>\n<execute>\n{code}\n</execute>"
 
 
-def _solution(thought: str, answer: str) -> str:
-    return f"<think>\n{thought}\n</think>\n<solution>\n{answer}\n</solution>"
-
-
-def _answer(thought: str, observation: str) -> str:
-    """The answer that the code printed behind its score."""
-    return _solution(thought, observation.partition(" ")[2])
+def answer(observation: str) -> str:
+    """The turn that gives the answer which the code printed behind its score, the id first."""
+    printed = observation.partition(" ")[2]
+    with contextlib.suppress(ValueError, AttributeError):  # an error was printed: it is answered, and graded as wrong
+        printed = json.dumps(dict(reversed(json.loads(printed).items())))
+    return f"<think>\n{ANSWER}\n</think>\n<solution>\n{printed}\n</solution>"
 
 
 def _lucky_guess(case: Case, seen: Conversation, rng: np.random.Generator) -> str:
-    genes = case.genes.split(", ")
-    chosen = int(rng.integers(len(genes)))
-    if not case.wants_disease:
-        return _solution(GUESS, json.dumps({"causal_gene": [genes[chosen]]}))
-    if not seen.turns:
-        return _execute(GUESS, case.facts() + f"s, o = 0, diseases_of_gene(genes[{chosen}])[0]\n{_PRINT_DISEASE}")
-    return _answer("I take its disease.", seen.observations[0])
+    if seen.turns:
+        return answer(seen.observations[-1])
+    guessed = f"x = genes[{int(rng.integers(len(case.genes.split(', '))))}]\n"
+    if case.wants_disease:
+        return _execute(GUESS, f"{case.facts()}{guessed}s, o = 0, diseases_of_gene(x)[0]\n{_PRINT_DISEASE}")
+    return _execute(GUESS, f"{case.facts()}{guessed}s = 0\n{_PRINT_GENE}")
 
 
 def _one_finding(case: Case, seen: Conversation, rng: np.random.Generator) -> str:
     if not seen.turns:
         chosen = int(rng.integers(len(case.findings.split(", "))))
         return _execute(ONE_FINDING, case.setup() + case.rank(f"match_score(t[{chosen}], o)"))
-    return _answer("I take the best match.", seen.observations[-1])
+    return answer(seen.observations[-1])
 
 
 def _one_by_one(case: Case, seen: Conversation, rng: np.random.Generator) -> str:
     chosen = rng.permutation(len(case.findings.split(", ")))[:3].tolist()
     done = len(seen.turns)
     if done == len(chosen):
-        return _answer("I take the last match.", seen.observations[-1])
+        return answer(seen.observations[-1])
     code = case.rank(f"match_score(t[{chosen[done]}], o)")
     return _execute("I look the next finding up.", code) if done else _execute(ONE_BY_ONE, case.setup() + code)
 
@@ -104,7 +106,7 @@ def _one_by_one(case: Case, seen: Conversation, rng: np.random.Generator) -> str
 def _all_findings(case: Case, seen: Conversation, rng: np.random.Generator) -> str:
     if not seen.turns:
         return _execute(ALL_FINDINGS, case.setup() + case.rank("match_score(t, o)"))
-    return _answer("I take the best match.", seen.observations[-1])
+    return answer(seen.observations[-1])
 
 
 def _verified(case: Case, seen: Conversation, rng: np.random.Generator) -> str:

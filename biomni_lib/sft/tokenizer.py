@@ -1,6 +1,6 @@
 """The tiny model's tokenizer: byte-level BPE, trained on the training split alone.
 
-An identifier is its constant prefix and three pairs of digits, each one token: HP:0001250 is `HP:0`, `00`, `12`, `50`.
+An identifier is its prefix and three pairs of digits, each one token: HP:0001250 is `HP:0`, `00`, `12`, `50`.
 So lists are short, and ids of patients never seen are made of tokens often seen. The ChatML framing and the protocol's
 tags are single special tokens.
 """
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 PAD = "<|endoftext|>"
-_WORDS = r"(?:, | )?(?:ENSG00000|HP:0)(?=\p{N}{6})|\p{N}{1,2}| ?\p{L}+(?:_\p{L}+)*| ?[^\s\p{L}\p{N}]+|\s+"
+_WORDS = r"(?:, | )?(?:ENSG00000|HP:\p{N})(?=\p{N}{6})|\p{N}{1,2}| ?\p{L}+(?:_\p{L}+)*| ?[^\s\p{L}\p{N}]+|\s+"
 _NUMBERS = [f"{number:0{width}d}" for width in (1, 2) for number in range(10**width)]
 NUMBER_WEIGHT = 1000
 """Times that each number is put among the training texts, so that each becomes a token."""

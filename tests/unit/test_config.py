@@ -14,7 +14,7 @@ from biomni_lib.config import (
     load_config,
     preset_names,
     project_root,
-    recipe_corrects,
+    recipe_correction,
     recipe_names,
 )
 from biomni_lib.errors import ConfigError
@@ -65,7 +65,7 @@ def test_a_run_has_its_own_folder_for_each_preset_and_seed(tmp_path):
         ({"seed": -1}, ["seed", "-1"]),
         ({"model.vocab": 100}, ["model.vocab", "100", "512"]),
         ({"data.terms_min": 9}, ["data.terms_min = 9", "data.terms_max"]),
-        ({"model.hidden": 60}, ["model.hidden = 60", "model.heads"]),
+        ({"model.head_dim": 15}, ["model.head_dim = 15", "multiple of 2"]),
         ({"model.kv_heads": 3}, ["model.heads", "model.kv_heads = 3"]),
         ({"model.kind": "pretrained"}, ["model.kind", "model.path"]),
         ({"model.path": "somewhere"}, ["model.path", "pretrained"]),
@@ -107,9 +107,9 @@ def test_an_unknown_preset_names_those_that_exist():
 def test_stale_samples_need_a_recipe_that_corrects(name):
     from biomni_lib.rl.recipe import load_recipe
 
-    assert recipe_corrects(name) == (load_recipe(name).correction != "none")
+    assert recipe_correction(name) == load_recipe(name).correction
     assert load_config("cpu", **{"rl.recipe": name, "rl.max_staleness": 0}).rl.recipe == name
-    if recipe_corrects(name):
+    if recipe_correction(name) != "none":
         assert load_config("cpu", **{"rl.recipe": name, "rl.max_staleness": 4}).rl.max_staleness == 4
     else:
         with pytest.raises(ConfigError, match=r"rl\.max_staleness = 4: .*decoupled, default"):

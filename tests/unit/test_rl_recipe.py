@@ -21,13 +21,25 @@ def changed(base: str = "default", /, **change: Any) -> Recipe:
 def test_the_shipped_recipes_load_name_themselves_and_state_the_rewards_range(name: str) -> None:
     recipe = load_recipe(name)
     assert recipe.name == name
-    assert recipe.reward_range == REWARD_RANGE
+    assert recipe.reward_range == (REWARD_RANGE[0], 1.0 + recipe.format_weight)
+    assert (recipe.reward_range == REWARD_RANGE) == (name != "correctness-only")
     assert "reward_range" in tomllib.loads((RECIPES_DIR / f"{name}.toml").read_text())
 
 
 def test_the_recipes_of_the_papers_and_ours_are_there() -> None:
     ours = {"default", *THE_ORIGINALS}
-    assert set(recipe_names()) == ours | {"grpo", "dr-grpo", "dapo", "gspo", "icepop", "decoupled"}
+    papers, ablations = {"grpo", "dr-grpo", "dapo", "gspo", "icepop", "decoupled"}, {"correctness-only", "uncorrected"}
+    assert set(recipe_names()) == ours | papers | ablations
+
+
+def test_an_ablation_is_ours_but_for_what_it_leaves_out() -> None:
+    ours = load_recipe("default").model_dump()
+    for name, left_out in (
+        ("correctness-only", {"name", "format_weight", "reward_range"}),
+        ("uncorrected", {"name", "correction", "tis_cap"}),
+    ):
+        theirs = load_recipe(name).model_dump()
+        assert {key for key in ours if ours[key] != theirs[key]} == left_out
 
 
 @pytest.mark.parametrize("name", THE_ORIGINALS)
@@ -39,7 +51,9 @@ def test_the_originals_are_synchronous_and_share_what_its_scripts_state(name: st
 
 
 def test_an_unknown_recipe_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="'ppo': unknown recipe; allowed: as-executed, as-intended, dapo"):
+    with pytest.raises(
+        ConfigError, match="'ppo': unknown recipe; allowed: as-executed, as-intended, correctness-only, dapo"
+    ):
         load_recipe("ppo")
 
 

@@ -181,18 +181,25 @@ def test_nothing_to_learn_from_and_a_loss_that_is_no_number(sft_config: RunConfi
         SftTrainer(broken, EXAMPLES, sft_config, tmp_path / "c.pt").train()
 
 
+DISEASE = '{"OMIM_ID": "154700", "disease_name": "Some disease"}'
+ID = r"HP:\d{7}|ENSG\d{11}|\b\d{6}\b"
+
+
 def test_a_copy_document_repeats_the_ids_that_it_shows() -> None:
     genes = [f"ENSG00000{100000 + i}" for i in range(8)]
+    causal = PROMPT.format("HP:0000003, HP:0000004", "HP:0000005", ", ".join(genes[4:]))
     instances = [
-        Instance(PROMPT.format("HP:0000001, HP:0000002", "none", ", ".join(genes[:4])), "", "t", "1"),
-        Instance(PROMPT.format("HP:0000003, HP:0000004", "HP:0000005", ", ".join(genes[4:])), "", "t", "2"),
+        Instance(PROMPT.format("HP:0000001, HP:0000002", "none", ", ".join(genes[:4])), DISEASE, "t", "1"),
+        Instance(causal.replace("OMIM_ID", "causal_gene"), genes[5], "t", "2"),
     ]
     documents = copy_documents(instances, renderer(), count=20, seed=1)
     for document in documents:
         shown, copied = renderer().decode(document.ids[~document.mask]), renderer().decode(document.ids[document.mask])
         for ids in filter(None, read_facts(shown)):
             assert f'"{", ".join(ids)}"' in copied
-        assert set(re.findall(r"HP:\d{7}|ENSG\d{11}", copied)) == set(re.findall(r"HP:\d{7}|ENSG\d{11}", shown))
+        assert set(re.findall(ID, copied)) == set(re.findall(ID, shown))
+        (observed,) = re.findall(ID, shown.partition("<observation>")[2])
+        assert re.findall(ID, copied)[-1] == observed and copied.endswith(observed)
     again = copy_documents(instances, renderer(), count=20, seed=1)
     assert all(np.array_equal(a.ids, b.ids) for a, b in zip(documents, again, strict=True))
     assert len({tuple(d.ids.tolist()) for d in documents}) > 15

@@ -12,6 +12,7 @@ import pytest_asyncio
 from biomni_lib.agent.chat import ChatRenderer
 from biomni_lib.agent.ledger import Trajectory
 from biomni_lib.agent.prompt import system_prompt
+from biomni_lib.agent.protocol import parse_turn
 from biomni_lib.agent.rollout import RolloutSettings
 from biomni_lib.config import AgentConfig, DataConfig, SandboxConfig
 from biomni_lib.engines.scripted import Conversation
@@ -88,7 +89,7 @@ async def test_only_the_prompt_and_the_seed_decide(sandbox, instances, rolled, s
 
 @well_formed
 def test_an_answer_is_what_the_code_printed(instances, strategy: str) -> None:
-    """Other observations, other answers: what is answered was printed by the agent's code, or guessed in the prompt."""
+    """Other observations, other answers: what is answered was printed by the agent's code."""
     for instance in (instances[0], instances[-1]):
         for answer in ('{"disease_name": "Some name", "OMIM_ID": "123456"}', '{"causal_gene": ["ENSG00000999999"]}'):
             turns: tuple[str, ...] = ()
@@ -96,7 +97,9 @@ def test_an_answer_is_what_the_code_printed(instances, strategy: str) -> None:
                 seen = Conversation(instance.prompt, turns, (f"0.5 {answer}",) * len(turns))
                 turns += (strategy_script(strategy)(seen, np.random.default_rng(3)),)
                 assert len(turns) <= 6
-            assert answer in turns[-1] or (len(turns) == 1 and "ENSG" in turns[-1])
+            solution = parse_turn(turns[-1]).content
+            assert json.loads(solution) == json.loads(answer)
+            assert re.findall(r"\d{6,}", solution)[0] == re.findall(r"\d{6,}", answer)[0]
 
 
 @in_module_loop
@@ -104,10 +107,25 @@ async def test_every_strategy_that_runs_code_names_the_facts_at_the_same_place(r
     """The same words of thought, in number, before the same lines of code: models copy by distance."""
     for number in range(2 * PER_TASK):
         firsts = {name: rolled[name][number].turns[0] for name in set(STRATEGIES) - {"malformed"}}
-        running = [turn for turn in firsts.values() if turn.code]
-        assert len(running) >= len(firsts) - 1
+        running = list(firsts.values())
+        assert all(turn.code for turn in running)
         assert len({len(re.findall(r"\w+|\S", turn.text.partition("</think>")[0])) for turn in running}) == 1
         assert len({turn.code.partition("\ngenes = ")[0] for turn in running}) == 1
+
+
+@in_module_loop
+async def test_every_answer_stands_at_one_distance_from_what_was_printed(rolled) -> None:
+    """The id comes last in the observation and first in the answer, with the same thought between."""
+    for name in set(STRATEGIES) - {"malformed"}:
+        for one in rolled[name]:
+            printed, turn = one.turns[-2].observation, one.turns[-1].text
+            id_printed, id_answered = (list(re.finditer(r"\d{6,}", text)) for text in (printed, turn))
+            assert id_printed[-1][0] == id_answered[0][0]
+            assert len(printed) - id_printed[-1].end() <= 3
+            assert turn[: id_answered[0].start()] in (
+                '<think>\nI answer what my code has found.\n</think>\n<solution>\n{"OMIM_ID": "',
+                '<think>\nI answer what my code has found.\n</think>\n<solution>\n{"causal_gene": ["ENSG',
+            )
 
 
 @in_module_loop

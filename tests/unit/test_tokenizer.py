@@ -36,6 +36,12 @@ def test_ids_are_a_prefix_and_pairs_of_digits(text: str, groups: list[str]) -> N
     assert "".join(pieces) == text
 
 
+def test_ids_of_every_series_are_cut_alike() -> None:
+    """HPO's newer terms begin with HP:6: a list of ids has the same tokens at the same distance whatever they are."""
+    cut = tokenizer().backend_tokenizer.pre_tokenizer.pre_tokenize_str("HP:0001250, HP:6000123")
+    assert [piece for piece, _ in cut] == ["HP:0", "00", "12", "50", ",ĠHP:6", "00", "01", "23"]
+
+
 def test_specials_come_first_and_are_single_tokens() -> None:
     made = tokenizer()
     specials = [START, END, *TAGS]
