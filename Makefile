@@ -16,7 +16,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data reproduce notebooks summary verify seeds figures bench settings lab test test-slow check format clean
+.PHONY: help setup data reproduce notebooks summary verify seeds ablations figures bench settings lab test test-slow check format clean
 
 help: ## Print this help
 	@echo "Usage: make TARGET [PRESET=$(PRESET)]"
@@ -42,6 +42,9 @@ verify: setup ## Check the results of PRESET against what is promised
 
 seeds: setup ## Run PRESET with three seeds
 	@$(STAGES) seeds --preset $(PRESET)
+
+ablations: setup ## Run RL of PRESET again with one thing changed each time (cpu: half an hour)
+	@$(STAGES) ablations --preset $(PRESET)
 
 figures: setup ## Draw the figures of PRESET again from its tables
 	@$(STAGES) figures --preset $(PRESET)

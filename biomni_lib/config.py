@@ -35,6 +35,7 @@ AT_MOST = (
     ("teacher.instances", "data.train_instances"),
     ("teacher.cap_per_instance", "teacher.samples_per_instance"),
     ("evaluate.instances", "data.heldout_instances"),
+    ("ablations.instances", "data.dev_instances"),
 )
 """Pairs of settings of which the first must not exceed the second."""
 
@@ -294,6 +295,14 @@ class SchedulingConfig(Section):
     scale_steps: int = Field(4, ge=3, description="Learner steps of the runs with many engines.")
 
 
+class AblationsConfig(Section):
+    """The runs of `make ablations`, each the RL run with one thing changed."""
+
+    steps: int = Field(16, ge=2, description="Learner steps of a run.")
+    groups_per_step: int = Field(8, ge=1, description="Groups per learner step.")
+    instances: int = Field(150, ge=1, description="Development instances per task that each trained model answers.")
+
+
 class TrackingConfig(Section):
     """Where metrics go beside the run folder."""
 
@@ -321,6 +330,7 @@ class RunConfig(Section):
     rl: RlConfig = Field(default_factory=RlConfig, description="Reinforcement learning.")
     evaluate: EvaluateConfig = Field(EvaluateConfig(), description="Evaluation.")
     scheduling: SchedulingConfig = Field(SchedulingConfig(), description="Simulated runs.")
+    ablations: AblationsConfig = Field(AblationsConfig(), description="Runs that leave one thing out.")
     tracking: TrackingConfig = Field(TrackingConfig(), description="Metrics.")
 
     @property

@@ -4,6 +4,7 @@ Every function draws in one style at print width, raises DataError by name for a
 and never returns an empty plot. Tables come from `biomni_lib.analysis` and from the tracked metrics of training.
 """
 
+from biomni_lib.figures.ablations import ablation_curves, ablation_scores
 from biomni_lib.figures.length import length_vs_score
 from biomni_lib.figures.saving import caption, save_figure
 from biomni_lib.figures.scheduling import idle_by_mode, scaling, staleness_by_mode, throughput, timeline
@@ -14,6 +15,8 @@ from biomni_lib.figures.training import idle_time, learning_curves, loss_curve, 
 __all__ = [
     "COLUMN_WIDTH_IN",
     "PAGE_WIDTH_IN",
+    "ablation_curves",
+    "ablation_scores",
     "acceptance_by_strategy",
     "caption",
     "headline",

@@ -86,7 +86,7 @@ def acceptance_by_strategy(table: pd.DataFrame, *, width_in: float = COLUMN_WIDT
         rows = np.array([strategies.index(name) for name in of_task["strategy"]])
         shift = (number - (len(tasks) - 1) / 2) * 0.3
         colour, marker = CYCLE[number % len(CYCLE)], MARKERS[number % len(MARKERS)]
-        _interval_dots(ax, of_task, "accepted", rows + shift, colour, marker, words(task))
+        interval_dots(ax, of_task, "accepted", rows + shift, colour, marker, words(task))
     rows_axis(ax, [words(name) for name in strategies])
     share_axis(ax, "x")
     ax.set_xlabel("Share of trajectories accepted")
@@ -116,7 +116,7 @@ def seed_differences(table: pd.DataFrame, *, width_in: float = COLUMN_WIDTH_IN) 
         False: (BLUE, "o", "one seed"),
     }.items():
         chosen = (table["seed"] == "pooled").to_numpy() == pooled
-        _interval_dots(ax, table[chosen], "difference", rows[chosen], colour, marker, label)
+        interval_dots(ax, table[chosen], "difference", rows[chosen], colour, marker, label)
     names = zip(table["name"], table["seed"], strict=True)
     rows_axis(ax, [name if seed == "pooled" else f"seed {seed}" for name, seed in names], rows.tolist())
     model, reference = (look(name).label for name in pairs.iloc[0])
@@ -145,7 +145,7 @@ def _model_rows(ax: Axes, table: pd.DataFrame, models: list[str], *, values: boo
             continue
         _, colour, marker = look(model)
         ax.axhline(position, color=FAINT, linewidth=0.5, zorder=0)
-        _interval_dots(ax, row, "score", np.array([position]), colour, marker)
+        interval_dots(ax, row, "score", np.array([position]), colour, marker)
         if values:
             ax.annotate(
                 f"{row['score'].iloc[0]:.2f}",
@@ -161,9 +161,10 @@ def _model_rows(ax: Axes, table: pd.DataFrame, models: list[str], *, values: boo
     share_axis(ax, "x")
 
 
-def _interval_dots(
+def interval_dots(
     ax: Axes, table: pd.DataFrame, column: str, rows: np.ndarray, colour: str, marker: str, label: str | None = None
 ) -> None:
+    """A dot and its interval for each row of a table, at the given heights."""
     values, low, high = (table[name].to_numpy(dtype=float) for name in (column, *INTERVAL))
     ax.hlines(rows, low, high, color=colour, linewidth=1.3)
     ax.plot(values, rows, marker, color=colour, label=label, markersize=4, markeredgewidth=0)

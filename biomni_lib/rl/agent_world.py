@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator
 from biomni_lib.agent.chat import ChatRenderer
 from biomni_lib.agent.ledger import Trajectory
 from biomni_lib.agent.prompt import system_prompt
-from biomni_lib.agent.rollout import RolloutSettings, rollout, rollout_seed
+from biomni_lib.agent.rollout import RolloutSettings, ToolEnvironment, rollout, rollout_seed
+from biomni_lib.engines.base import Engine
 from biomni_lib.engines.transformers_engine import TransformersEngine
 from biomni_lib.rewards import score
 from biomni_lib.rl.scheduler import Ticket
@@ -21,7 +22,14 @@ SEED_DOMAIN = zlib.crc32(b"rl.rollout")
 
 @contextlib.asynccontextmanager
 async def agent_world(spec: WorkerSpec) -> AsyncIterator[World]:
-    """Open engine and sandbox for a run, and close them after it."""
+    """Engine and sandbox of a run, each going on by itself."""
+    async with engine_and_sandbox(spec) as (engine, sandbox):
+        yield World(engine, MemberRunner(spec, engine, sandbox, engine.renderer))
+
+
+@contextlib.asynccontextmanager
+async def engine_and_sandbox(spec: WorkerSpec) -> AsyncIterator[tuple[TransformersEngine, Environment]]:
+    """Open both for a run, and close them after it."""
     config = spec.config
     engine = TransformersEngine.load(
         spec.model_dir,
@@ -34,18 +42,24 @@ async def agent_world(spec: WorkerSpec) -> AsyncIterator[World]:
     try:
         sandbox = await start_environment(config, config.lake_dir)
         try:
-            yield World(engine, _MemberRunner(spec, engine, sandbox))
+            yield engine, sandbox
         finally:
             await sandbox.close()
     finally:
         await engine.close()
 
 
-class _MemberRunner:
-    def __init__(self, spec: WorkerSpec, engine: TransformersEngine, sandbox: Environment) -> None:
+class MemberRunner:
+    """Rolls out and scores members of groups.
+
+    Args:
+        spec: of the run. engine, sandbox: what its rollouts use. renderer: of the engine's tokenizer.
+    """
+
+    def __init__(self, spec: WorkerSpec, engine: Engine, sandbox: ToolEnvironment, renderer: ChatRenderer) -> None:
         config = spec.config
-        self.config, self.engine, self.sandbox, self.format_weight = config, engine, sandbox, spec.format_weight
-        self.renderer: ChatRenderer = engine.renderer
+        self.config, self.engine, self.sandbox, self.renderer = config, engine, sandbox, renderer
+        self.format_weight = spec.format_weight
         self.settings = RolloutSettings(
             agent=config.agent,
             system_prompt=system_prompt(config.prompt.tools),

@@ -100,6 +100,16 @@ def seeds(preset: Preset = "cpu", seed: Seed = 0, runs_root: RunsRoot = "runs", 
 
 
 @app.command()
+def ablations(preset: Preset = "cpu", seed: Seed = 0, runs_root: RunsRoot = "runs", changed: Settings = None) -> None:
+    """Run the preset's RL again, each time with one thing changed."""
+    from biomni_lib.stages import ablations
+
+    config = settings(preset, seed, runs_root, changed)
+    with _stoppable(config):
+        ablations.run(config)
+
+
+@app.command()
 def figures(preset: Preset = "cpu", seed: Seed = 0, runs_root: RunsRoot = "runs", changed: Settings = None) -> None:
     """Draw every figure again from its tables."""
     config = settings(preset, seed, runs_root, changed)
@@ -132,9 +142,10 @@ def _print_results(config: RunConfig) -> None:
 
 def draw(config: RunConfig) -> list[str]:
     """Save the figures of every stage; their names."""
-    from biomni_lib.stages import evaluate, length_vs_score, rl, scheduling, sft
+    from biomni_lib.stages import ablations, evaluate, length_vs_score, rl, scheduling, sft
 
-    return [name for stage in (sft, rl, evaluate, length_vs_score, scheduling) for name in stage.draw(config)]
+    stages = (sft, rl, ablations, evaluate, length_vs_score, scheduling)
+    return [name for stage in stages for name in stage.draw(config)]
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """Stage 1: the lake, and the instances of every task and split as files that the later stages read."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 import pandas as pd
@@ -94,6 +94,12 @@ def load_instances(config: RunConfig, split: str) -> list[Instance]:
         remedy = f"run notebook 01_build_data (make notebooks PRESET={config.preset})"
         raise DataError(f"instances {path} cannot be read ({type(error).__name__}); {remedy}") from None
     return [Instance(row["prompt"], row["gold"], row["task"], row["id"], json.loads(row["meta"])) for row in rows]
+
+
+def first_of_each(instances: Sequence[Instance], count: int) -> list[Instance]:
+    """The first instances of each task, task after task."""
+    tasks = dict.fromkeys(instance.task for instance in instances)
+    return [i for task in tasks for i in [i for i in instances if i.task == task][:count]]
 
 
 def finish(run: StageRun, table: pd.DataFrame) -> Manifest:

@@ -27,7 +27,7 @@ from biomni_lib.provenance import Manifest, code_hash, config_hash, read_manifes
 from biomni_lib.sandbox import Environment, start_environment
 from biomni_lib.sft import teacher
 from biomni_lib.sft.rejection import draw_strategy
-from biomni_lib.stages.build_data import load_instances, open_lake, open_tasks
+from biomni_lib.stages.build_data import first_of_each, load_instances, open_lake, open_tasks
 from biomni_lib.stages.drawings import Drawing, save_drawings
 from biomni_lib.stages.paths import paths
 from biomni_lib.stages.results import pooled_rows, published_seeds
@@ -44,17 +44,11 @@ def open_heldout(config: RunConfig) -> list[Instance]:
 
     Raises: DataError when the data are not there, or hold fewer.
     """
-    instances = load_instances(config, "heldout")
-    seen: Counter[str] = Counter()
-    chosen = []
-    for instance in instances:
-        seen[instance.task] += 1
-        if seen[instance.task] <= config.evaluate.instances:
-            chosen.append(instance)
-    short = {task: count for task, count in seen.items() if count < config.evaluate.instances}
-    if short:
-        raise DataError(f"held-out instances {short}, evaluate.instances asks for {config.evaluate.instances}")
-    return chosen
+    instances, wanted = load_instances(config, "heldout"), config.evaluate.instances
+    there = Counter(instance.task for instance in instances)
+    if short := {task: count for task, count in there.items() if count < wanted}:
+        raise DataError(f"held-out instances {short}, evaluate.instances asks for {wanted}")
+    return first_of_each(instances, wanted)
 
 
 def evaluate_heuristics(run: StageRun, tasks: Mapping[str, Task], instances: Sequence[Instance]) -> pd.DataFrame:
@@ -103,7 +97,7 @@ async def evaluate_model(
     """
     if not (model_dir / "config.json").is_file():
         raise DataError(f"{model_dir}: no model {model}; run the notebooks before this one (make notebooks)")
-    opened = _OpenModel(run.config, model_dir, sandbox)
+    opened = OpenModel(run.config, model_dir, sandbox)
     try:
         return await _evaluate(run, model, opened.rollout, instances, _key(run.config, [model_dir]))
     finally:
@@ -174,7 +168,7 @@ def draw(config: RunConfig) -> dict[str, Drawing]:
     return save_drawings(drawings(config), paths(config).figures)
 
 
-class _OpenModel:
+class OpenModel:
     """A model in an engine, opened at the first rollout: rows that are there already cost nothing."""
 
     def __init__(self, config: RunConfig, model_dir: Path, sandbox: Environment) -> None:

@@ -97,6 +97,11 @@ class Paths:
         return self.run_dir / "scheduling"
 
     @property
+    def ablations(self) -> Path:
+        """Runs that leave one thing out, a folder each."""
+        return self.run_dir / "ablations"
+
+    @property
     def figures(self) -> Path:
         return self.run_dir / "figures"
 

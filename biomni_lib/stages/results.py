@@ -1,6 +1,7 @@
 """The published results: a small folder beside the code, committed, so that a reader has them without a run.
 
-`summary-PRESET.json` is one run's summary; `seeds-PRESET.parquet` the evaluated rows of several seeds.
+`summary-PRESET.json` is one run's summary, `seeds-PRESET.parquet` the evaluated rows of several seeds,
+`ablations-PRESET.parquet` and `ablation-curves-PRESET.parquet` what `make ablations` found.
 """
 
 import json
@@ -49,25 +50,13 @@ def publish_seeds(config: RunConfig, seeds: Iterable[int]) -> pd.DataFrame:
     """
     rows = load_rows(paths(with_seed(config, seed)).evaluate for seed in seeds)
     rows = rows.sort_values(["seed", "model", "task"], kind="stable", ignore_index=True)[SEED_ROWS.names]
-    table = pa.Table.from_pandas(rows, schema=SEED_ROWS, preserve_index=False)
-    with atomic_path(seeds_file(config)) as temporary:
-        marked = table.replace_schema_metadata({"settings": json.dumps(_settings(config), sort_keys=True)})
-        pq.write_table(marked, temporary, compression="zstd")
+    _write(config, seeds_file(config), pa.Table.from_pandas(rows, schema=SEED_ROWS, preserve_index=False))
     return rows
 
 
 def published_seeds(config: RunConfig) -> Path | None:
-    """The published table of the seeds when it was made with these settings, else None.
-
-    The seed is left aside. A setting that did not exist then must be at its default, with which it changes nothing;
-    one that exists no more is left aside too.
-    """
-    file = seeds_file(config)
-    if not file.is_file():
-        return None
-    then = json.loads((pq.read_schema(file).metadata or {}).get(b"settings", b"{}"))
-    expected = {**_settings(RunConfig()), **then}
-    return file if then and all(expected[name] == value for name, value in _settings(config).items()) else None
+    """The published table of the seeds when it was made with these settings, else None."""
+    return _made_with(config, seeds_file(config))
 
 
 def pooled_rows(config: RunConfig) -> pd.DataFrame:
@@ -79,6 +68,44 @@ def pooled_rows(config: RunConfig) -> pd.DataFrame:
     if file is None:
         return load_rows([paths(config).evaluate])[SEED_ROWS.names]
     return pq.read_table(file).to_pandas()[SEED_ROWS.names]
+
+
+def publish_ablations(config: RunConfig, table: pd.DataFrame, curves: pd.DataFrame) -> None:
+    """Write what `make ablations` found: a row an ablation, and a row an ablation and step."""
+    for file, rows in zip(ablation_files(config), (table, curves), strict=True):
+        _write(config, file, pa.Table.from_pandas(rows, preserve_index=False))
+
+
+def published_ablations(config: RunConfig) -> tuple[pd.DataFrame, pd.DataFrame] | None:
+    """Both published tables when they were made with these settings, else None."""
+    table, curves = (_made_with(config, file) for file in ablation_files(config))
+    return (pd.read_parquet(table), pd.read_parquet(curves)) if table and curves else None
+
+
+def ablation_files(config: RunConfig) -> tuple[Path, Path]:
+    """The published table and curves of a preset's ablations."""
+    names = (f"ablations-{config.preset}.parquet", f"ablation-curves-{config.preset}.parquet")
+    return (results_dir() / names[0], results_dir() / names[1])
+
+
+def _write(config: RunConfig, file: Path, table: pa.Table) -> None:
+    """A table that says with which settings it was made."""
+    metadata = (table.schema.metadata or {}) | {b"settings": json.dumps(_settings(config), sort_keys=True).encode()}
+    with atomic_path(file) as temporary:
+        pq.write_table(table.replace_schema_metadata(metadata), temporary, compression="zstd")
+
+
+def _made_with(config: RunConfig, file: Path) -> Path | None:
+    """A published table when it was made with these settings, else None.
+
+    The seed is left aside. A setting that did not exist then must be at its default, with which it changes nothing;
+    one that exists no more is left aside too.
+    """
+    if not file.is_file():
+        return None
+    then = json.loads((pq.read_schema(file).metadata or {}).get(b"settings", b"{}"))
+    expected = {**_settings(RunConfig()), **then}
+    return file if then and all(expected[name] == value for name, value in _settings(config).items()) else None
 
 
 def _settings(config: RunConfig) -> dict[str, Any]:

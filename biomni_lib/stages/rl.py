@@ -18,6 +18,7 @@ from biomni_lib.rl.checkpoints import MAY_CHANGE, last_checkpoint
 from biomni_lib.rl.train import OnStep, RLResult, train_rl
 from biomni_lib.stages.drawings import Drawing, save_drawings
 from biomni_lib.stages.paths import paths
+from biomni_lib.stages.results import ablation_files, published_ablations
 from biomni_lib.stages.stage import StageRun, key_file, key_of
 from biomni_lib.tasks import Instance
 from biomni_lib.tracking import read_metrics
@@ -173,8 +174,9 @@ def finish(run: StageRun) -> Manifest:
         for when, rows in ends.items()
         for name in ("correctness", "format")
     }
+    compared = ablation_files(run.config) if published_ablations(run.config) else ()
     return run.finish(
-        inputs=[here.instances("train"), here.sft_model],
+        inputs=[here.instances("train"), here.sft_model, *compared],
         outputs=[here.rl_model, here.rl_metrics, here.rl / "trajectories", here.rl / "ledgers"],
         results=results,
     )

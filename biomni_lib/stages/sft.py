@@ -23,6 +23,7 @@ from biomni_lib.sft.rejection import acceptance_table, sample_teacher
 from biomni_lib.sft.teacher import BEST_STRATEGY, STRATEGIES
 from biomni_lib.sft.tokenizer import train_tokenizer
 from biomni_lib.sft.train import Example, SftTrainer
+from biomni_lib.stages.build_data import first_of_each
 from biomni_lib.stages.drawings import Drawing, save_drawings
 from biomni_lib.stages.paths import paths
 from biomni_lib.stages.stage import StageRun, key_file, key_of
@@ -41,8 +42,7 @@ TEACHER_SETTINGS = ("seed", "data", "model", "prompt", "agent", "sandbox", "teac
 
 def teacher_instances(config: RunConfig, train: Sequence[Instance]) -> list[Instance]:
     """The training instances that the teacher tries: the first `teacher.instances` of each task."""
-    tasks = dict.fromkeys(instance.task for instance in train)
-    return [i for task in tasks for i in [i for i in train if i.task == task][: config.teacher.instances]]
+    return first_of_each(train, config.teacher.instances)
 
 
 def rollout_settings(config: RunConfig, temperature: float = 1.0) -> RolloutSettings:

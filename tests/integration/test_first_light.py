@@ -15,6 +15,8 @@ from biomni_lib.agent.rollout import RolloutSettings, rollout
 from biomni_lib.config import RunConfig
 from biomni_lib.engines.transformers_engine import TransformersEngine
 from biomni_lib.evaluate import evaluate, evaluate_baselines, trajectories_file
+from biomni_lib.rl.coupled_world import coupled_world
+from biomni_lib.rl.recipe import load_recipe
 from biomni_lib.rl.train import train_rl
 from biomni_lib.sandbox import Sandbox
 from biomni_lib.sft.model import build_model, save_model
@@ -95,6 +97,8 @@ async def test_first_light(make_config: Callable[..., RunConfig], lake_dir: Path
     result = train_rl(config, train, sft, tmp_path / "rl")
     assert result.steps == 2
     assert_the_models_own(load_trajectories(result.ledgers / "step-00000.parquet"), model)
+    only = train_rl(config, train, sft, tmp_path / "only", recipe=load_recipe("correctness-only"), world=coupled_world)
+    assert [row["reward/total"] for row in only.metrics] == [row["reward/correctness"] for row in only.metrics]
     trained = AutoModelForCausalLM.from_pretrained(result.model_dir, dtype=torch.float32)
     assert trained.num_parameters() == model.num_parameters()
 

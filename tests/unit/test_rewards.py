@@ -104,6 +104,14 @@ def test_the_total_is_correctness_plus_format(task: str) -> None:
         assert (made.correctness, made.format, made.total) == (correct, form, correct + form)
 
 
+def test_the_format_weighs_as_told() -> None:
+    gold, right = RIGHT["patient_gene_detection"]
+    made = Trajectory("patient_gene_detection", "1", answer=right, turns=[Turn(0, 0, "none", THINK + END)])
+    instance = Instance("", gold, "patient_gene_detection", "1")
+    assert [score(made, instance, format_weight=weight).total for weight in (0.0, 0.5, 1.0)] == [1.0, 1.5, 2.0]
+    assert made.format == 1.0
+
+
 def test_naming_more_genes_than_there_are_earns_nothing() -> None:
     hedged = json.dumps({"causal_gene": [GENE, OTHER]})
     assert graded("patient_gene_detection", GENE, hedged, [THINK + END]).correctness == 0.0

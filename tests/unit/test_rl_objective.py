@@ -32,7 +32,7 @@ def changed(base: str, **change: Any) -> Recipe:
     return Recipe(**{**load_recipe(base).model_dump(), **change})
 
 
-RECIPES = {name: load_recipe(name) for name in recipe_names()} | {
+RECIPES = {name: load_recipe(name) for name in recipe_names() if name != "correctness-only"} | {
     "geometric": changed("default", correction="geometric_mask", tis_cap=None, geometric_range=(0.7, 1.5)),
     "anchored": changed("default", correction="rollout_anchored", tis_cap=None),
     "dual": changed("default", dual_clip=3.0),
@@ -42,7 +42,7 @@ RECIPES = {name: load_recipe(name) for name in recipe_names()} | {
     "gspo-wide": changed("gspo", clip_low=0.3, clip_high=0.3, dual_clip=1.2),
     "micro-batches": changed("as-executed", loss_micro_batch=2),
 }
-"""The shipped ones, and others for what none of them takes."""
+"""The shipped ones, but for one that differs in the reward alone, and others for what none of them takes."""
 CROSSED = RECIPES | {
     f"{loss}, {aggregation}": changed(
         "as-executed", loss=loss, aggregation=aggregation, loss_micro_batch=2 if "micro" in aggregation else None
