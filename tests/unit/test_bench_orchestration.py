@@ -15,6 +15,7 @@ from biomni_lib.sft.model import save_model
 from biomni_lib.stages import bench
 from biomni_lib.stages.bench import orchestration, peer_environment
 from biomni_lib.stages.bench.measured import Missing, Ratio, Reading, Side, take_turns
+from biomni_lib.stages.bench.processes import ClientProcess, available_cores
 from biomni_lib.stages.build_data import open_lake, open_tasks, save_instances
 from biomni_lib.stages.loadtest.job import Job
 from biomni_lib.stages.loadtest.mock_server import Program, mock_server
@@ -35,18 +36,16 @@ def job_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @contextlib.contextmanager
-def standing_in(**seconds: float) -> Iterator[dict[str, orchestration.ClientProcess]]:
+def standing_in(**seconds: float) -> Iterator[dict[str, ClientProcess]]:
     """Processes that claim these seconds for ten turns."""
     told = {
-        name: STAND_IN.format(text=json.dumps({"turns": 10, "seconds": s, "cpu_s": s / 2}))
+        name: STAND_IN.format(text=json.dumps({"done": 10, "seconds": s, "cpu_s": s / 2}))
         for name, s in seconds.items()
     }
     with contextlib.ExitStack() as stack:
         yield {
             name: stack.enter_context(
-                contextlib.closing(
-                    orchestration.ClientProcess([sys.executable, "-c", code], orchestration.available_cores()[0])
-                )
+                contextlib.closing(ClientProcess([sys.executable, "-c", code], available_cores()[0]))
             )
             for name, code in told.items()
         }
@@ -77,7 +76,7 @@ async def test_a_round_counts_turns_and_refuses_a_rollout_that_ends_early(job_fi
     job = Job.load(job_file)
     program = Program.load(Path(job.program_file))
     done = await Client(job, ProgramEngine(program)).round()
-    assert done.turns == 20 and done.seconds > 0 and done.cpu_s > 0
+    assert done.done == 20 and done.seconds > 0 and done.cpu_s > 0
     with pytest.raises(AssertionError):
         await Client(job, ProgramEngine(Program(program.turns[-1:], program.start_id))).round()
 
@@ -104,7 +103,7 @@ def test_the_ratio_is_of_turns_a_second_and_names_every_side(config: RunConfig, 
 
 
 def test_a_client_that_ends_gives_no_number() -> None:
-    ending = orchestration.ClientProcess([sys.executable, "-c", "raise SystemExit(3)"], None)
+    ending = ClientProcess([sys.executable, "-c", "raise SystemExit(3)"], None)
     with contextlib.closing(ending) as client, pytest.raises(subprocess.CalledProcessError, match="status 3"):
         client.seconds()
 

@@ -37,6 +37,7 @@ MEASURES: dict[str, Measure] = {
     "rl.engine_busy": Measure(rl_busy.engine_busy, "sft"),
     "rl.async_vs_sync_slow_tools": Measure(rl_busy.asynchronous_against_synchronous, "sft"),
     "learner.peak_gb_64k": Measure(learner.peak_memory, None),
+    "learner.vs_trl": Measure(learner.steps_against_trl, "sft"),
     "orchestration.vs_verifiers": Measure(orchestration.rollouts_against_verifiers, "sft"),
     "sandbox.start_vs_jupyter": Measure(sandbox.start_against_kernel, "build_data"),
     "sandbox.start_vs_fork": Measure(sandbox.start_against_fork, "build_data"),

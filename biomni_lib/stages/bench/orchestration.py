@@ -7,15 +7,10 @@ has another where there is one. Ours carries what it always does: token ids, log
 """
 
 import contextlib
-import os
-import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from json import loads
 from pathlib import Path
-from typing import IO, cast
 
 from biomni_lib.agent.chat import ChatRenderer
 from biomni_lib.agent.prompt import system_prompt
@@ -24,8 +19,9 @@ from biomni_lib.errors import RunError
 from biomni_lib.stages import loadtest
 from biomni_lib.stages.bench.measured import Missing, Peer, Ratio, Reading, Side, conditions, take_turns
 from biomni_lib.stages.bench.peer_environment import peer_python, peer_version
+from biomni_lib.stages.bench.processes import ClientProcess, available_cores, pin
 from biomni_lib.stages.build_data import load_instances
-from biomni_lib.stages.loadtest.job import Job, Round
+from biomni_lib.stages.loadtest.job import Job
 from biomni_lib.stages.loadtest.mock_server import Program, Token, mock_server
 from biomni_lib.stages.paths import paths
 
@@ -42,50 +38,6 @@ ANSWER = "<solution>ENSG00000157764</solution>"
 TURNS = (*[THOUGHT + BLOCK] * 4, THOUGHT + ANSWER)
 OBSERVATION = "{'ENSG00000157764': 0.82, 'ENSG00000141510': 0.31}"
 _LOGPROB = -0.125
-_KIB, _MB = 1 << 10, 1e6
-
-
-class ClientProcess:
-    """A process that does the job of a folder for each call of `seconds`, on one core where that can be set."""
-
-    def __init__(self, command: Sequence[str], core: int | None) -> None:
-        pipe = subprocess.PIPE
-        self._process = subprocess.Popen(list(command), stdin=pipe, stdout=pipe, text=True)
-        pin(self._process.pid, core)
-        self.rounds: list[Round] = []
-
-    def seconds(self) -> float:
-        """Wall seconds of the job. Raises: CalledProcessError when the process ends instead."""
-        requests, answers = cast(IO[str], self._process.stdin), cast(IO[str], self._process.stdout)
-        with contextlib.suppress(BrokenPipeError):
-            requests.write("\n")
-            requests.flush()
-        line = answers.readline()
-        if not line:
-            raise subprocess.CalledProcessError(self._process.wait(), self._process.args)
-        self.rounds.append(Round(**loads(line)))
-        return self.rounds[-1].seconds
-
-    def close(self) -> None:
-        """End the process."""
-        self._process.communicate()
-
-    @property
-    def turns(self) -> int:
-        """Assistant turns of one round."""
-        return self.rounds[-1].turns
-
-    @property
-    def peak_mb(self) -> float:
-        """The most memory that the process has held since its start; 0 where the system does not tell."""
-        status = Path(f"/proc/{self._process.pid}/status")
-        lines = status.read_text().splitlines() if status.is_file() else []
-        return next((int(line.split()[1]) * _KIB / _MB for line in lines if line.startswith("VmHWM:")), 0.0)
-
-    @property
-    def cpu_ms(self) -> float:
-        """Processor milliseconds a turn, the median of the rounds but the first, which warms up."""
-        return 1e3 * statistics.median(r.cpu_s / r.turns for r in self.rounds[1:] or self.rounds)
 
 
 def rollouts_against_verifiers(config: RunConfig) -> Ratio | Reading:
@@ -132,24 +84,15 @@ def clients(job_file: Path, peer: Path | Missing) -> Iterator[dict[str, ClientPr
         }
 
 
-def available_cores() -> list[int | None]:
-    """The cores that this process may use; [None] where a process cannot be kept to one."""
-    return [*sorted(os.sched_getaffinity(0))] if hasattr(os, "sched_getaffinity") else [None]
-
-
-def pin(pid: int, core: int | None) -> None:
-    """Keep a process that has just been started to one core."""
-    if core is not None:
-        os.sched_setaffinity(pid, {core})
-
-
 def measured(
     config: RunConfig, running: dict[str, ClientProcess], seconds: dict[str, float], peer: Path | Missing
 ) -> Ratio | Reading:
     """What the rounds of the clients gave, every side by its name."""
-    rates = {name: Side(name, "turns per second", running[name].turns / s) for name, s in seconds.items()}
+    rates = {name: Side(name, "turns per second", running[name].done / s) for name, s in seconds.items()}
     beside: list[Peer] = [rates[IN_PROCESS]]
-    beside += [Side(f"{name}, one core", "ms of processor a turn", client.cpu_ms) for name, client in running.items()]
+    beside += [
+        Side(f"{name}, one core", "ms of processor a turn", 1e3 * client.cpu_s) for name, client in running.items()
+    ]
     beside += [Side(f"{name}, peak", "MB", client.peak_mb) for name, client in running.items()]
     cores = available_cores()
     told = {

@@ -3,6 +3,7 @@
 import hashlib
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 from biomni_lib.config import project_root
@@ -12,9 +13,11 @@ REQUIREMENTS = project_root() / "environment" / "peers"
 _DONE = "installed"
 
 
-def peer_python(name: str, cache: Path) -> Path:
+def peer_python(name: str, cache: Path, *, beside_ours: bool = False) -> Path:
     """The Python of a peer's environment, below `cache`; it is installed where it is not there yet.
 
+    Args:
+        beside_ours: the peer sees this environment's packages too, and installs nothing but what its file names.
     Raises: RunError when it cannot be installed, with the reason.
     """
     requirements = REQUIREMENTS / f"{name}.txt"
@@ -26,7 +29,10 @@ def peer_python(name: str, cache: Path) -> Path:
     if not (home / _DONE).is_file():
         print(f"installing {name} for comparison into {home}", flush=True)
         _run(name, "venv", "--without-pip", "--clear", str(home))
-        _run(name, "pip", "--python", str(python), "--disable-pip-version-check", "install", "-qr", str(requirements))
+        pip = ("pip", "--python", str(python), "--disable-pip-version-check", "install", "-qr", str(requirements))
+        _run(name, *pip, *(["--no-deps"] if beside_ours else []))
+        if beside_ours:
+            _see_ours(python)
         (home / _DONE).touch()
     return python
 
@@ -35,6 +41,13 @@ def peer_version(name: str) -> str:
     """The release that is compared with."""
     lines = (REQUIREMENTS / f"{name}.txt").read_text(encoding="utf-8").splitlines()
     return next(line.removeprefix(f"{name}==") for line in lines if line.startswith(f"{name}=="))
+
+
+def _see_ours(python: Path) -> None:
+    """Let a Python import what this one can, behind its own packages."""
+    asked = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    theirs = subprocess.run([str(python), "-c", asked], capture_output=True, text=True, check=True).stdout.strip()
+    (Path(theirs) / "ours.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
 
 
 def _run(name: str, *arguments: str) -> None:

@@ -99,7 +99,7 @@ async def one_round(env: Env, ctx: ModelContext) -> dict[str, float]:
     traces = [trace for episode in episodes for trace in episode.traces]
     turns = [trace.num_turns for trace in traces]
     assert turns == [JOB["turns"]] * len(JOB["prompts"]), [trace.errors for trace in traces][:1]
-    return {"turns": sum(turns), "seconds": seconds, "cpu_s": cpu_s}
+    return {"done": sum(turns), "seconds": seconds, "cpu_s": cpu_s}
 
 
 async def main(job_file: str, url: str) -> None:
