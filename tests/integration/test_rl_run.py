@@ -1,6 +1,7 @@
 """The whole loop on a tiny model: two processes, weight sync, checkpoints, death and resume."""
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -228,27 +229,64 @@ def test_asynchronous_without_correction_is_refused_before_anything_starts(
 
 DRIVER = """
 from pathlib import Path
+import json
 import sys
 from biomni_lib.config import load_config
 from biomni_lib.rl.train import train_rl
 from tests.rl_toy import ToyTask, toy_world
-out = Path(sys.argv[1])
-rl = {"steps": 100000, "groups_per_step": 4, "group_size": 4, "checkpoint_every": 1}
-config = load_config("smoke", runs_root=out, engine={"slots": 16}, rl=rl)
+out, rl = Path(sys.argv[1]), json.loads(sys.argv[2])
+sizes = {"groups_per_step": 4, "group_size": 4, "checkpoint_every": 1}
+config = load_config("smoke", runs_root=out, engine={"slots": 16}, rl=sizes | rl)
 train_rl(config, ToyTask().instances("train"), out / "toy-model", out / "run", world=toy_world)
 """
 
 
-@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])
-def test_when_the_driver_goes_the_rollout_process_goes_too(model_dir: Path, kill: signal.Signals) -> None:
-    folder = model_dir.parent
-    driver = subprocess.Popen(
-        [sys.executable, "-c", DRIVER, str(folder)],
+def start_driver(folder: Path, **rl: int) -> subprocess.Popen[bytes]:
+    """A run in a process of its own, from the toy model of a folder into the folder `run` beside it."""
+    return subprocess.Popen(
+        [sys.executable, "-c", DRIVER, str(folder), json.dumps(rl)],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         stderr=subprocess.PIPE,
         start_new_session=True,
     )
+
+
+@pytest.mark.parametrize("staleness", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_run_killed_again_and_again_ends_as_if_it_had_not_been(
+    make_config: Callable[..., RunConfig], model_dir: Path, staleness: int
+) -> None:
+    """Kill -9 of everything at moments that nobody chose: some time after the first, the third and the fifth step."""
+    folder, rl = model_dir.parent, {"steps": 7, "max_staleness": staleness}
+    metrics, rng = folder / "run" / "metrics" / "rl.jsonl", np.random.default_rng(staleness)
+    for step in (1, 3, 5):
+        driver = start_driver(folder, **rl)
+        wait_for(lambda at=step: metrics.is_file() and len(metrics.read_text().splitlines()) >= at)
+        time.sleep(rng.uniform(0, 0.2))
+        for process in [psutil.Process(driver.pid), *psutil.Process(driver.pid).children(recursive=True)]:
+            process.kill()
+        driver.communicate()
+    last = start_driver(folder, **rl)
+    last.communicate(timeout=300)
+    assert last.returncode == 0
+    rows = pq.read_table(folder / "run" / "trajectories").to_pandas()
+    used = rows.groupby("step")["group"].unique()
+    assert list(used.index) == list(range(7)) and all(len(groups) == 4 for groups in used)
+    assert sum(map(len, used)) == len(set(np.concatenate(list(used))))
+    assert rows["staleness"].max() <= staleness
+    assert [json.loads(line)["step"] for line in metrics.read_text().splitlines()] == list(range(7))
+    if staleness == 0:
+        sizes = {"groups_per_step": 4, "group_size": 4, "checkpoint_every": 1}
+        config = make_config(engine={"slots": 16}, rl=sizes | rl)
+        whole = train_rl(config, ToyTask().instances("train"), model_dir, folder / "whole", world=toy_world)
+        ended = load_file(folder / "run" / "model" / "model.safetensors")
+        assert all(torch.equal(tensor, ended[name]) for name, tensor in weights(whole).items())
+
+
+@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])
+def test_when_the_driver_goes_the_rollout_process_goes_too(model_dir: Path, kill: signal.Signals) -> None:
+    folder = model_dir.parent
+    driver = start_driver(folder, steps=100_000)
     try:
         wait_for(lambda: bool(list((folder / "run" / "checkpoints").glob("step-*"))))
         children = psutil.Process(driver.pid).children(recursive=True)
