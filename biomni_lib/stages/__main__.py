@@ -119,12 +119,21 @@ def figures(preset: Preset = "cpu", seed: Seed = 0, runs_root: RunsRoot = "runs"
 
 @app.command()
 def bench(
-    preset: Preset = "cpu", seed: Seed = 0, runs_root: RunsRoot = "runs", changed: Settings = None, only: Only = None
+    preset: Preset = "cpu",
+    seed: Seed = 0,
+    runs_root: RunsRoot = "runs",
+    changed: Settings = None,
+    only: Only = None,
+    publish: Annotated[bool, typer.Option(help="Measure nothing; write what bench.json holds to results/.")] = False,
 ) -> None:
     """Measure speed as ratios within one run, into bench.json."""
     from biomni_lib.stages import bench
 
-    bench.run(settings(preset, seed, runs_root, changed), only=only or ())
+    config = settings(preset, seed, runs_root, changed)
+    if publish:
+        print(bench.publish(config))
+    else:
+        bench.run(config, only=only or ())
 
 
 def _print_results(config: RunConfig) -> None:

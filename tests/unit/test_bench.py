@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -165,3 +166,24 @@ def test_sides_take_turns_and_medians_are_kept() -> None:
 
     assert take_turns({"a": lambda: measure("a"), "b": lambda: measure("b")}, 3) == {"a": 2.0, "b": 5.0}
     assert "".join(order) == "abababab"
+
+
+def test_the_page_has_a_row_and_the_conditions_of_every_measurement(
+    config: RunConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    told = {"preset": "smoke", "processor": "Some CPU", "cores": 2, "steps": 3}
+    curve = [{"tool_ratio": 0.5, "engine_busy": 0.98765}, {"tool_ratio": 2.0, "engine_busy": 0.5}]
+    found = {
+        "a.ratio": Ratio(Side("fast", "x", 8.0), Side("slow", "x", 4.0), told | {"curve": curve}),
+        "b.alone": Reading(Side("memory", "GB", 2.5), told, (Missing("peer", "is not there"), Side("more", "GB", 3.0))),
+    }
+    monkeypatch.setattr(bench, "results_dir", lambda: tmp_path)
+    with pytest.raises(DataError, match="first make bench"):
+        bench.publish(config, tmp_path / "bench.json")
+    (tmp_path / "bench.json").write_text(json.dumps({key: one.record() for key, one in found.items()}))
+    text = bench.publish(config, tmp_path / "bench.json").read_text()
+    assert "Some CPU, 2 cores" in text and "preset smoke" in text
+    assert "| `a.ratio` | **2.00** | 8.0 x (fast) | 4.0 x (slow) |  |" in text
+    assert "| `b.alone` | **2.5 GB** | memory | | not available (peer: is not there); 3.0 GB (more) |" in text
+    assert text.count("steps 3") == 2
+    assert "| 0.5 | 0.988 |\n| 2 | 0.5 |" in text

@@ -15,11 +15,13 @@ import torch
 from transformers.utils.logging import disable_progress_bar
 
 from biomni_lib.config import RunConfig, project_root
-from biomni_lib.errors import ConfigError
+from biomni_lib.errors import ConfigError, DataError
 from biomni_lib.provenance import atomic_write
 from biomni_lib.stages.bench import engine, learner, orchestration, rl, rl_busy, sandbox
 from biomni_lib.stages.bench.measured import Measured
+from biomni_lib.stages.bench.table import page
 from biomni_lib.stages.paths import paths
+from biomni_lib.stages.results import results_dir
 from biomni_lib.stages.runner import NOTEBOOKS, run_notebooks
 
 
@@ -69,6 +71,19 @@ def run(config: RunConfig, target: Path | None = None, only: Sequence[str] = ())
     atomic_write(target, json.dumps(records, indent=1) + "\n")
     print(target)
     return measured
+
+
+def publish(config: RunConfig, source: Path | None = None) -> Path:
+    """Write a page of all that the benchmark's file holds to `results/`, to be committed. Returns: the page.
+
+    Raises: DataError when there is no such file.
+    """
+    source = source or project_root() / "bench.json"
+    if not source.is_file():
+        raise DataError(f"{source} is missing; first make bench")
+    target = results_dir() / f"bench-{config.preset}.md"
+    atomic_write(target, page(json.loads(source.read_text())))
+    return target
 
 
 def select(only: Sequence[str]) -> list[str]:
