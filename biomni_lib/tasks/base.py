@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from biomni_lib.errors import DataError
 
 EVALUATION_ONLY = ("eval1/", "lab-bench/")
-"""How the ids of benchmark instances begin. The mark is the id itself, which goes wherever an instance goes: into files,
+"""How the ids of benchmark instances begin. The id is the mark, since it goes wherever an instance goes: into files,
 into other processes, and into the ledgers of its trajectories."""
 
 
