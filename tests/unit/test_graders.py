@@ -151,7 +151,7 @@ HOSTILE = [
     "x" * 10_000_000,
     "\u202e007451",
     "```" + "\n" * 19_000,
-    '{"OMIM_ID": "MIM' + " " * 19_000 + '"}',
+    '{"OMIM_ID": "MIM' + " " * 19_000 + 'x"}',  # blanks that a pattern could share out in 10^12 ways
     GOLD + " " * 20_000 + "and more",
     json.dumps({"causal_gene": [A]}) + " " * 20_000 + "and more",
     "{'OMIM_ID': __import__('os').getpid() or 154700}",
