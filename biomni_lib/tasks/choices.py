@@ -1,0 +1,176 @@
+"""Questions with six options of which one is right: what all generated multiple-choice tasks share.
+
+A task names its kinds and draws one question of a kind; here the options are shuffled, lettered and written out, and
+the answer is compared. Where on the scale of the options a number stands is drawn, so that the middle earns nothing.
+Not covered: an option that refuses to answer, which LAB-Bench has and the recipe's scoring does not use.
+"""
+
+import re
+import zlib
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from difflib import SequenceMatcher
+from typing import Any
+
+import numpy as np
+
+from biomni_lib.config import DataConfig
+from biomni_lib.errors import ConfigError, DataError
+from biomni_lib.tasks.base import Instance
+from biomni_lib.tasks.splits import SPLITS
+
+LETTERS = "abcdef"
+MOST_DRAWS = 500
+"""Draws for one question; a split that yields none in so many cannot be asked that kind."""
+OUTPUT_FORMAT = f"one letter, {LETTERS[0]} to {LETTERS[-1]}"
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question before its options are lettered.
+
+    Attributes:
+        text: what is asked, without the facts. facts: label and value of each line shown. gold: the right option.
+        wrong: candidates for the other options, the first that differ are taken. meta: where it comes from.
+    """
+
+    text: str
+    facts: dict[str, str]
+    gold: str
+    wrong: tuple[str, ...]
+    meta: dict[str, Any] = field(default_factory=dict)
+
+
+class ChoiceTask(ABC):
+    """Instances in turn of every kind: instance i of a split is of kind i modulo the number of kinds.
+
+    Args:
+        config: how many instances a split has.
+        seed: of the training instances. Dev and held-out instances are the same for every seed, as instruments are.
+    """
+
+    name = ""
+    stream = 0
+    kinds: tuple[str, ...] = ()
+
+    def __init__(self, config: DataConfig, seed: int) -> None:
+        self.config, self.seed = config, seed
+        self._made: dict[str, list[Instance]] = {}
+
+    def instances(self, split: str) -> list[Instance]:
+        """All instances of a split; instance i of a seed does not depend on how many are asked for."""
+        if split not in SPLITS:
+            raise ConfigError(f"unknown split {split!r}; the splits are {', '.join(SPLITS)}")
+        if split not in self._made:
+            seed = self.seed if split == "train" else 0
+            words = (seed, self.stream, SPLITS.index(split))
+            self._made[split] = [
+                self._instance(split, np.random.default_rng(np.random.SeedSequence([*words, number])), seed, number)
+                for number in range(getattr(self.config, f"{split}_instances"))
+            ]
+        return self._made[split]
+
+    def prompt(self, instance: Instance) -> str:
+        """The text shown to the agent."""
+        return instance.prompt
+
+    def grade(self, instance: Instance, answer: str | None, *, strict: bool = False) -> float:
+        """1.0 for the right letter, case ignored and blanks trimmed, else 0.0; never raises."""
+        return letter_score(answer, instance.gold)
+
+    def gold_answer(self, instance: Instance) -> str:
+        """The gold itself is an answer in the output format."""
+        return instance.gold
+
+    def baselines(self) -> dict[str, Callable[[Instance], str]]:
+        """Guesses that know nothing of biology.
+
+        `random`: any letter. `majority`: the most frequent letter of the training instances. `longest`: the longest
+        option. `most_alike`: the option that resembles the others most, as wrong options are made from the right one.
+        """
+        counts = Counter(one.gold for one in self.instances("train"))
+        majority = max(LETTERS, key=lambda letter: counts[letter])
+        return {
+            "random": lambda one: str(_generator(one).choice(list(LETTERS))),
+            "majority": lambda one: majority,
+            "longest": lambda one: _best(one, lambda option, others: len(option)),
+            "most_alike": lambda one: _best(one, _likeness),
+        }
+
+    @abstractmethod
+    def ask(self, kind: str, split: str, rng: np.random.Generator) -> Question | None:
+        """One question of a kind over a split's own data, or None when this draw yields none."""
+
+    def _instance(self, split: str, rng: np.random.Generator, seed: int, number: int) -> Instance:
+        kind = self.kinds[number % len(self.kinds)]
+        for _ in range(MOST_DRAWS):
+            question = self.ask(kind, split, rng)
+            wrong = _distinct(question.wrong, question.gold) if question else []
+            if question and len(wrong) == len(LETTERS) - 1:
+                return self._written(kind, question, wrong, rng, f"{self.name}-{split}-{seed}-{number}")
+        raise DataError(f"no question of kind {kind!r} in {MOST_DRAWS} draws from split {split}; leave the kind out")
+
+    def _written(self, kind: str, question: Question, wrong: list[str], rng: np.random.Generator, id: str) -> Instance:
+        place = int(rng.integers(len(LETTERS)))
+        options = [str(option) for option in rng.permutation(wrong)]
+        options.insert(place, question.gold)
+        facts = "".join(f"{label}: {value}\n" for label, value in question.facts.items())
+        lines = "".join(f"{letter}: {option}\n" for letter, option in zip(LETTERS, options, strict=True))
+        prompt = f"Task: {question.text}\n{facts}Options:\n{lines}Output format: {OUTPUT_FORMAT}"
+        meta = {"kind": kind, "facts": question.facts, "options": options, **question.meta}
+        return Instance(prompt, LETTERS[place], self.name, id, meta)
+
+
+def letter_score(answer: str | None, gold: str) -> float:
+    """1.0 when the answer is the gold letter, case ignored and blanks trimmed; 0.0 for anything else, of any type."""
+    return float(isinstance(answer, str) and answer.strip().lower() == gold)
+
+
+def read_options(prompt: str) -> dict[str, str]:
+    """Letter to option, as a prompt shows them."""
+    return dict(re.findall(rf"^([{LETTERS}]): (.+)$", prompt, re.MULTILINE))
+
+
+def number_options(
+    gold: int, plausible: Iterable[int], rng: np.random.Generator, *, lowest: int = 0, highest: int | None = None
+) -> tuple[str, ...]:
+    """Five wrong numbers for a right one; how many of them are smaller is drawn uniformly as far as the bounds allow.
+
+    Args:
+        plausible: results of likely mistakes, taken first. lowest, highest: bounds of what the quantity can be.
+    Returns: the numbers as text; gaps are filled with numbers near the gold one.
+    """
+    top = max(highest if highest is not None else 2 * gold + 40, gold)
+    likely = [int(number) for number in rng.permutation(sorted(set(plausible)))]
+    reach = max(6, gold // 8)
+    near = [int(number) for number in rng.permutation(np.arange(gold - reach, gold + reach + 1))]
+    pool = [number for number in dict.fromkeys([*likely, *near]) if lowest <= number <= top and number != gold]
+    below, above = [n for n in pool if n < gold], [n for n in pool if n > gold]
+    wanted = len(LETTERS) - 1
+    smaller = min(max(int(rng.integers(wanted + 1)), wanted - len(above)), len(below))
+    return tuple(str(number) for number in [*below[:smaller], *above[: wanted - smaller]])
+
+
+def _distinct(options: tuple[str, ...], gold: str) -> list[str]:
+    return [option for option in dict.fromkeys(options) if option != gold][: len(LETTERS) - 1]
+
+
+def _best(instance: Instance, score: Callable[[str, list[str]], float]) -> str:
+    """The letter of the option that scores highest; a tie is broken at random."""
+    options = read_options(instance.prompt)
+    scores = {
+        letter: score(option, [other for key, other in options.items() if key != letter])
+        for letter, option in options.items()
+    }
+    best = [letter for letter, value in scores.items() if value == max(scores.values())]
+    return str(_generator(instance).choice(best))
+
+
+def _likeness(option: str, others: list[str]) -> float:
+    return sum(SequenceMatcher(None, option, other, autojunk=False).ratio() for other in others)
+
+
+def _generator(instance: Instance) -> np.random.Generator:
+    return np.random.default_rng(np.random.SeedSequence([zlib.crc32(instance.id.encode())]))
