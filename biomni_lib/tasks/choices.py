@@ -19,6 +19,7 @@ import numpy as np
 from biomni_lib.config import DataConfig
 from biomni_lib.errors import ConfigError, DataError
 from biomni_lib.tasks.base import Instance
+from biomni_lib.tasks.grading import grade
 from biomni_lib.tasks.splits import SPLITS
 
 LETTERS = "abcdef"
@@ -78,7 +79,7 @@ class ChoiceTask(ABC):
 
     def grade(self, instance: Instance, answer: str | None, *, strict: bool = False) -> float:
         """1.0 for the right letter, case ignored and blanks trimmed, else 0.0; never raises."""
-        return letter_score(answer, instance.gold)
+        return grade(self.name, answer, instance.gold, strict=strict)
 
     def gold_answer(self, instance: Instance) -> str:
         """The gold itself is an answer in the output format."""
@@ -121,11 +122,6 @@ class ChoiceTask(ABC):
         prompt = f"Task: {question.text}\n{facts}Options:\n{lines}Output format: {OUTPUT_FORMAT}"
         meta = {"kind": kind, "facts": question.facts, "options": options, **question.meta}
         return Instance(prompt, LETTERS[place], self.name, id, meta)
-
-
-def letter_score(answer: str | None, gold: str) -> float:
-    """1.0 when the answer is the gold letter, case ignored and blanks trimmed; 0.0 for anything else, of any type."""
-    return float(isinstance(answer, str) and answer.strip().lower() == gold)
 
 
 def read_options(prompt: str) -> dict[str, str]:
