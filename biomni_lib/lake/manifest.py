@@ -37,7 +37,7 @@ class LakeManifest:
     sources: dict[str, str]
     """Raw file name to sha256."""
     arrays_sha256: str
-    """Of the arrays that `Lake.open` loads; they repeat the tables, arranged for fast look-up."""
+    """Of the arrays that are loaded; they repeat the tables, arranged for fast look-up. Empty where there are none."""
 
 
 def read_lake_manifest(lake_dir: Path) -> LakeManifest:
@@ -58,12 +58,16 @@ def read_lake_manifest(lake_dir: Path) -> LakeManifest:
 
 def verify_files(lake_dir: Path, manifest: LakeManifest) -> None:
     """Check every file of a lake against its checksum. Raises: DataError naming the file that is missing or altered."""
-    expected = {entry.file: entry.sha256 for entry in manifest.tables.values()} | {ARRAYS: manifest.arrays_sha256}
-    for name, sha256 in expected.items():
-        path = Path(lake_dir) / name
-        try:
-            digest = file_sha256(path)
-        except OSError:
-            raise DataError(f"lake file {path} is missing or unreadable; {REMEDY}") from None
-        if digest != sha256:
-            raise DataError(f"lake file {path} has sha256 {digest[:12]}, not {sha256[:12]}; {REMEDY}")
+    expected = {entry.file: entry.sha256 for entry in manifest.tables.values()}
+    for name, sha256 in (expected | ({ARRAYS: manifest.arrays_sha256} if manifest.arrays_sha256 else {})).items():
+        verify_file(Path(lake_dir) / name, sha256)
+
+
+def verify_file(path: Path, sha256: str) -> None:
+    """Check one file of a lake. Raises: DataError when it is missing or altered."""
+    try:
+        digest = file_sha256(path)
+    except OSError:
+        raise DataError(f"lake file {path} is missing or unreadable; {REMEDY}") from None
+    if digest != sha256:
+        raise DataError(f"lake file {path} has sha256 {digest[:12]}, not {sha256[:12]}; {REMEDY}")
