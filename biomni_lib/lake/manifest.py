@@ -1,5 +1,6 @@
 """What a lake holds and where it came from: `manifest.json` in the lake's folder."""
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,25 @@ class LakeManifest:
     """Raw file name to sha256."""
     arrays_sha256: str
     """Of the arrays that are loaded; they repeat the tables, arranged for fast look-up. Empty where there are none."""
+
+
+def genome_dir(lake_dir: Path) -> Path:
+    """Folder of the genome's tables, beside the bundled lake: the part of the public tier that tools read."""
+    return lake_dir.with_name(f"{lake_dir.name}-public") / "genome"
+
+
+def gold_dir(lake_dir: Path) -> Path:
+    """Folder of the tables that hold answers, a folder each: never opened by `Lake`, never shown to a session."""
+    return lake_dir.with_name(f"{lake_dir.name}-gold")
+
+
+def lake_version(lake_dir: Path) -> str:
+    """What names everything that tools read from a lake. Raises: DataError when there is no lake in the folder."""
+    bundled = read_lake_manifest(lake_dir).arrays_sha256
+    genome = genome_dir(Path(lake_dir))
+    if not (genome / MANIFEST).is_file():
+        return bundled
+    return hashlib.sha256(f"{bundled} {read_lake_manifest(genome).arrays_sha256}".encode()).hexdigest()
 
 
 def read_lake_manifest(lake_dir: Path) -> LakeManifest:

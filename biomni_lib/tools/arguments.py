@@ -1,0 +1,8 @@
+"""What several tools check about their arguments."""
+
+
+def count(top: int) -> int:
+    """How many results are asked for. Raises: ValueError when it is no whole number from 1 to 100."""
+    if isinstance(top, bool) or not isinstance(top, int) or not 1 <= top <= 100:
+        raise ValueError(f"top must be a whole number from 1 to 100, not {str(top)[:20]}")
+    return top
