@@ -1,5 +1,6 @@
 """How the lake's arrays are read: rows of variable length and strings, stored end to end (`arrays` writes them)."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from zipfile import BadZipFile
@@ -39,14 +40,11 @@ class Strings:
 
     def rows_with(self, text: str) -> list[int]:
         """Rows that contain a text, ascending."""
-        sought, rows, at = text.encode("utf-8"), list[int](), -1
-        while (at := self.data.find(sought, at + 1)) >= 0:
-            row = int(np.searchsorted(self.starts, at, side="right")) - 1
-            end = int(self.starts[row + 1])
-            if at + len(sought) <= end:
-                rows.append(row)
-                at = end - 1
-        return rows
+        sought = text.encode("utf-8")
+        found = np.array([match.start() for match in re.finditer(re.escape(sought), self.data)], np.int64)
+        rows = np.searchsorted(self.starts, found, side="right") - 1
+        whole = found + len(sought) <= self.starts[rows + 1]
+        return np.unique(rows[whole]).tolist()
 
 
 @dataclass(frozen=True)

@@ -148,7 +148,7 @@ def build_public(
     Args:
         lake_dir: folder of the bundled lake; the public tier lies beside it.
         downloads: folder of downloaded files.
-        download: whether the network may be asked. After one failure it is not asked again.
+        download: whether the network may be asked.
         progress: called with one line before each data set.
     Returns: why a data set was not built, by its name; empty when all were.
     Raises: DataError when a file that is at hand is not the one pinned.
@@ -162,7 +162,7 @@ def build_public(
         try:
             files = {source: public.obtain(source, downloads, download=download) for source in data_set.sources}
         except public.DownloadError as error:
-            absent[data_set.name], download = str(error), False
+            absent[data_set.name] = str(error)
             continue
         say(f"building {data_set.name}")
         tables, arrays = data_set.build(files)

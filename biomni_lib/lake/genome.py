@@ -80,6 +80,11 @@ class Genome:
         """Ensembl id of a gene row."""
         return f"ENSG{self.ensembl_ids[row]:011d}"
 
+    def symbol_of(self, number: int) -> str:
+        """Symbol of the gene with a number in its Ensembl id; empty for a gene that is not among these."""
+        row = row_of(self.ensembl_ids, number)
+        return self.symbols[row] if row >= 0 else ""
+
     def synonyms_of(self, row: int) -> list[str]:
         """Other names of a gene."""
         return [self.synonyms[at] for at in range(self._synonym_starts[row], self._synonym_starts[row + 1])]
