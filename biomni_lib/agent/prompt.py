@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 from biomni_lib.tools import tool_docs, tool_names, tool_signatures
@@ -14,10 +15,15 @@ PROTOCOL = (
 )
 
 
-def system_prompt(tools: Presentation) -> str:
-    """The system prompt, with the tools by name, by signature, or fully documented."""
+def system_prompt(tools: Presentation, domains: Iterable[str] | None = None) -> str:
+    """The system prompt, with the tools by name, by signature, or fully documented.
+
+    Args:
+        domains: whose tools it lists, such as `tools.domains_for(task)`; phenotypes when None.
+    """
+    names = tool_names() if domains is None else tool_names(domains)
     if tools == "names":
-        listing = ", ".join(tool_names())
+        listing = ", ".join(names)
     else:
-        listing = "\n".join(tool_signatures()) if tools == "signatures" else tool_docs()
+        listing = "\n".join(tool_signatures(names)) if tools == "signatures" else tool_docs(names)
     return f"{PROTOCOL}\nTools: {listing}"

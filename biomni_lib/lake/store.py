@@ -3,59 +3,26 @@
 Rows are addressed by index; ids are translated by binary search, so the lake holds few Python objects.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-from zipfile import BadZipFile
 
 import numpy as np
 
 from biomni_lib.errors import DataError
-from biomni_lib.lake.manifest import ARRAYS, REMEDY, LakeManifest, read_lake_manifest, verify_files
+from biomni_lib.lake.columns import Strings, groups_of, profiles_of, read_arrays, strings_of
+from biomni_lib.lake.genome import Genome
+from biomni_lib.lake.ids import number_in, row_of, shown
+from biomni_lib.lake.manifest import (
+    MANIFEST,
+    REMEDY,
+    LakeManifest,
+    genome_dir,
+    read_lake_manifest,
+    verify_files,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-
-@dataclass(frozen=True)
-class Groups:
-    """Rows of variable length stored end to end: row r is `values[starts[r]:starts[r + 1]]`."""
-
-    starts: np.ndarray
-    values: np.ndarray
-
-    def __getitem__(self, row: int) -> np.ndarray:
-        return self.values[self.starts[row] : self.starts[row + 1]]
-
-    def __len__(self) -> int:
-        return len(self.starts) - 1
-
-
-@dataclass(frozen=True)
-class Strings:
-    """Strings stored end to end as UTF-8."""
-
-    starts: np.ndarray
-    data: bytes
-
-    def __getitem__(self, row: int) -> str:
-        return self.data[self.starts[row] : self.starts[row + 1]].decode("utf-8")
-
-    def __len__(self) -> int:
-        return len(self.starts) - 1
-
-
-@dataclass(frozen=True)
-class Profiles:
-    """Which terms each owner (disease or gene) shows, and how often.
-
-    `terms` and `frequencies` share their row starts; a frequency is 0 to 1, NaN when unknown, 0 for a finding known to
-    be absent. `owners` is the inverse: the owners that show a term (absent findings left out).
-    """
-
-    terms: Groups
-    frequencies: Groups
-    owners: Groups
 
 
 class Lake:
@@ -69,25 +36,39 @@ class Lake:
         genes_of, diseases_of: `Groups`, gene rows of each disease row and the inverse.
     """
 
-    def __init__(self, lake_dir: Path, manifest: LakeManifest, arrays: dict[str, np.ndarray]) -> None:
-        self.lake_dir, self.manifest = lake_dir, manifest
+    def __init__(
+        self, lake_dir: Path, manifest: LakeManifest, arrays: dict[str, np.ndarray], genome: Genome | None = None
+    ) -> None:
+        self.lake_dir, self.manifest, self._genome = lake_dir, manifest, genome
         self._set_terms(arrays)
         self._set_owners(arrays)
 
     @classmethod
     def open(cls, lake_dir: Path) -> "Lake":
-        """Check every table against the manifest and load what the tools need.
+        """Check every table against the manifest and load what the tools need, the genome beside it included.
 
         Raises: DataError when the lake is missing, unfinished, of another format or altered.
         """
         lake_dir = Path(lake_dir)
         manifest = read_lake_manifest(lake_dir)
         verify_files(lake_dir, manifest)
+        genome = Genome.open(genome_dir(lake_dir)) if (genome_dir(lake_dir) / MANIFEST).is_file() else None
         try:
-            with np.load(lake_dir / ARRAYS, allow_pickle=False) as stored:
-                return cls(lake_dir, manifest, dict(stored))
-        except (BadZipFile, KeyError, ValueError, OSError) as error:
-            raise DataError(f"lake {lake_dir} cannot be read ({error}); {REMEDY}") from error
+            return cls(lake_dir, manifest, read_arrays(lake_dir), genome)
+        except KeyError as error:
+            raise DataError(f"lake {lake_dir} lacks the array {error}; {REMEDY}") from None
+
+    @property
+    def genome(self) -> Genome:
+        """All genes and what is known of them. Raises: DataError when the public tier has not been built."""
+        if self._genome is None:
+            raise DataError("the genome's tables are not built; run `make data`")
+        return self._genome
+
+    @property
+    def has_genome(self) -> bool:
+        """Whether the public tier's genome has been built."""
+        return self._genome is not None
 
     def table(self, name: str, columns: list[str] | None = None) -> "pa.Table":
         """One whole table as Arrow, for notebooks and statistics. Raises: DataError for an unknown table."""
@@ -99,27 +80,27 @@ class Lake:
 
     def term_row(self, term_id: str) -> int:
         """Row of a term id, retired ids resolved to their successor. Raises: ValueError for an unknown id."""
-        number = _number(term_id, "HP:", 7)
-        row = _find(self.term_ids, number)
+        number = number_in(term_id, "HP:", 7)
+        row = row_of(self.term_ids, number)
         if row < 0:
-            old = _find(self._alternatives, number)
+            old = row_of(self._alternatives, number)
             row = int(self._alternative_rows[old]) if old >= 0 else -1
         if row < 0:
-            raise ValueError(f"unknown term {_shown(term_id)}; expected an HPO id like HP:0001250")
+            raise ValueError(f"unknown term {shown(term_id)}; expected an HPO id like HP:0001250")
         return row
 
     def disease_row(self, omim: str | int) -> int:
         """Row of an OMIM number, `OMIM:` in front or not. Raises: ValueError for an unknown one."""
-        row = _find(self.omims, _number(str(omim), "OMIM:", 6, optional=True))
+        row = row_of(self.omims, number_in(str(omim), "OMIM:", 6, optional=True))
         if row < 0:
-            raise ValueError(f"unknown disease {_shown(omim)}; expected an OMIM number like 154700")
+            raise ValueError(f"unknown disease {shown(omim)}; expected an OMIM number like 154700")
         return row
 
     def gene_row(self, ensembl_id: str) -> int:
         """Row of an Ensembl gene id. Raises: ValueError for an unknown one."""
-        row = _find(self.ensembl_ids, _number(ensembl_id, "ENSG", 11))
+        row = row_of(self.ensembl_ids, number_in(ensembl_id, "ENSG", 11))
         if row < 0:
-            raise ValueError(f"unknown gene {_shown(ensembl_id)}; expected an Ensembl id like ENSG00000157764")
+            raise ValueError(f"unknown gene {shown(ensembl_id)}; expected an Ensembl id like ENSG00000157764")
         return row
 
     def term_id(self, row: int) -> str:
@@ -137,55 +118,25 @@ class Lake:
     def _set_terms(self, arrays: dict[str, np.ndarray]) -> None:
         self.term_ids, self.ic, self.annotated = arrays["term_ids"], arrays["ic"], arrays["annotated"]
         self.phenotypic, self.synonym_terms = arrays["phenotypic"], arrays["synonym_terms"]
-        self.term_names, self.definitions = _strings(arrays, "term_names"), _strings(arrays, "definitions")
-        self.synonyms = _strings(arrays, "synonyms")
-        self.parents, self.ancestors = _groups(arrays, "parents"), _groups(arrays, "ancestors")
+        self.term_names, self.definitions = strings_of(arrays, "term_names"), strings_of(arrays, "definitions")
+        self.synonyms = strings_of(arrays, "synonyms")
+        self.parents, self.ancestors = groups_of(arrays, "parents"), groups_of(arrays, "ancestors")
         self._alternatives, self._alternative_rows = arrays["alternatives"], arrays["alternative_rows"]
         self.term_names_lower = Strings(self.term_names.starts, self.term_names.data.lower())
         self.synonyms_lower = Strings(self.synonyms.starts, self.synonyms.data.lower())
 
     def _set_owners(self, arrays: dict[str, np.ndarray]) -> None:
-        self.omims, self.disease_names = arrays["omims"], _strings(arrays, "disease_names")
-        self.ensembl_ids, self.symbols = arrays["ensembl_ids"], _strings(arrays, "symbols")
+        self.omims, self.disease_names = arrays["omims"], strings_of(arrays, "disease_names")
+        self.ensembl_ids, self.symbols = arrays["ensembl_ids"], strings_of(arrays, "symbols")
         self.gene_descriptions, self.chromosomes = (
-            _strings(arrays, "gene_descriptions"),
-            _strings(arrays, "chromosomes"),
+            strings_of(arrays, "gene_descriptions"),
+            strings_of(arrays, "chromosomes"),
         )
         self.gene_starts, self.gene_lengths = arrays["gene_starts"], arrays["gene_lengths"]
-        self.diseases_of, self.genes_of = _groups(arrays, "diseases_of"), _groups(arrays, "genes_of")
+        self.diseases_of, self.genes_of = groups_of(arrays, "diseases_of"), groups_of(arrays, "genes_of")
         self.disease_profiles, self.disease_closure = (
-            _profiles(arrays, name) for name in ("disease_profiles", "disease_closure")
+            profiles_of(arrays, name) for name in ("disease_profiles", "disease_closure")
         )
-        self.gene_profiles, self.gene_closure = (_profiles(arrays, name) for name in ("gene_profiles", "gene_closure"))
-
-
-def _number(text: str, prefix: str, digits: int, optional: bool = False) -> int:
-    """The number inside a database id, -1 when the text is not such an id."""
-    body = str(text).strip()
-    if body.upper().startswith(prefix):
-        body = body[len(prefix) :]
-    elif not optional:
-        return -1
-    return int(body) if len(body) == digits and body.isascii() and body.isdigit() else -1
-
-
-def _find(keys: np.ndarray, number: int) -> int:
-    row = int(np.searchsorted(keys, number))
-    return row if row < len(keys) and keys[row] == number else -1
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else text[:37] + "..."
-
-
-def _groups(arrays: dict[str, np.ndarray], name: str) -> Groups:
-    return Groups(arrays[f"{name}.starts"], arrays[f"{name}.values"])
-
-
-def _strings(arrays: dict[str, np.ndarray], name: str) -> Strings:
-    return Strings(arrays[f"{name}.starts"], arrays[f"{name}.values"].tobytes())
-
-
-def _profiles(arrays: dict[str, np.ndarray], name: str) -> Profiles:
-    return Profiles(*(_groups(arrays, f"{name}.{part}") for part in ("terms", "frequencies", "owners")))
+        self.gene_profiles, self.gene_closure = (
+            profiles_of(arrays, name) for name in ("gene_profiles", "gene_closure")
+        )

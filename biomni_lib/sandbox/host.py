@@ -190,6 +190,6 @@ def lake_digest(lake_dir: Path | None) -> str | None:
     """What names a lake's content. Raises: DataError when there is no lake in the folder."""
     if lake_dir is None:
         return None
-    from biomni_lib.lake.manifest import read_lake_manifest
+    from biomni_lib.lake.manifest import lake_version
 
-    return read_lake_manifest(lake_dir).arrays_sha256
+    return lake_version(lake_dir)

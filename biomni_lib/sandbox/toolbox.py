@@ -23,8 +23,8 @@ def cached_lake_tools(lake_dir: Path | None) -> dict[str, Callable[..., Any]]:
 def _tools(lake_dir: Path | None, *, cached: bool) -> dict[str, Callable[..., Any]]:
     if lake_dir is None:
         return {}
-    from biomni_lib.lake import Lake
+    from biomni_lib.lake import Lake, lake_version
     from biomni_lib.tools import ResultCache, tool_functions
 
     lake = Lake.open(lake_dir)
-    return dict(tool_functions(lake, ResultCache(lake.manifest.arrays_sha256) if cached else None))
+    return dict(tool_functions(lake, ResultCache(lake_version(lake_dir)) if cached else None))

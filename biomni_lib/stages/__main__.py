@@ -31,12 +31,13 @@ def settings(preset: str, seed: int, runs_root: str, changed: list[str] | None) 
 
 @app.command()
 def data(preset: Preset = "cpu", seed: Seed = 0, runs_root: RunsRoot = "runs", changed: Settings = None) -> None:
-    """Build the data lake anew."""
+    """Build the data lake anew; files of the public tier are taken from BIOMNI_DATA_MIRROR or downloaded."""
     from biomni_lib.stages import build_data
 
     config = settings(preset, seed, runs_root, changed)
-    tables = build_data.build(config).tables
-    print(f"{config.lake_dir}: {len(tables)} tables, {sum(t.rows for t in tables.values()):,} rows")
+    for name, manifest in build_data.build(config, download=True, report=print).items():
+        tables = manifest.tables.values()
+        print(f"{name}: {len(tables)} tables, {sum(table.rows for table in tables):,} rows")
 
 
 @app.command()

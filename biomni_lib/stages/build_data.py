@@ -1,7 +1,7 @@
 """Stage 1: the lake, and the instances of every task and split as files that the later stages read."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 
 import pandas as pd
@@ -11,6 +11,8 @@ import pyarrow.parquet as pq
 from biomni_lib.config import RunConfig
 from biomni_lib.errors import DataError
 from biomni_lib.lake import Lake, LakeManifest, build_lake, read_lake_manifest
+from biomni_lib.lake.cards import data_cards
+from biomni_lib.lake.datasets import build_public, public_manifests
 from biomni_lib.lake.manifest import MANIFEST
 from biomni_lib.provenance import Manifest, atomic_path
 from biomni_lib.stages.paths import paths
@@ -18,6 +20,8 @@ from biomni_lib.stages.stage import StageRun, say
 from biomni_lib.tasks import Instance, Task, get_task, task_names
 from biomni_lib.tasks.splits import SPLITS, Split
 
+DOWNLOADS = "downloads"
+"""Folder of downloaded files, beside the lake: shared by all presets."""
 SCHEMA = pa.schema([(name, pa.string()) for name in ("task", "id", "prompt", "gold", "meta")])
 
 
@@ -28,9 +32,28 @@ def open_lake(config: RunConfig) -> Lake:
     return Lake.open(config.lake_dir)
 
 
-def build(config: RunConfig) -> LakeManifest:
-    """Build the lake anew, whatever is there."""
-    return build_lake(config.lake_dir, lambda line: say(config, f"lake: {line}"))
+def build(
+    config: RunConfig, *, download: bool = False, report: Callable[[str], None] | None = None
+) -> dict[str, LakeManifest]:
+    """Build the lake anew, whatever is there, then what can be had of the public tier.
+
+    Args:
+        download: whether the network may be asked for files of the public tier.
+        report: called with one line a step, and one a data set that was not built; the run's progress when None.
+    Returns: the manifests of what there is now, by name: `lake` and the data sets of the public tier.
+    """
+    tell = report or (lambda line: say(config, line))
+    lake_dir = config.lake_dir
+    manifest = build_lake(lake_dir, lambda line: tell(f"lake: {line}"))
+    absent = build_public(lake_dir, lake_dir.with_name(DOWNLOADS), download=download, progress=tell)
+    for name, reason in absent.items():
+        tell(f"{name} not built: {reason}")
+    return {"lake": manifest} | public_manifests(lake_dir)
+
+
+def card_table(config: RunConfig) -> pd.DataFrame:
+    """A data card for each source of the lake: what, version, licence, citation, rows, known limits."""
+    return pd.DataFrame(data_cards(config.lake_dir)).set_index("source")
 
 
 def lake_table(config: RunConfig) -> pd.DataFrame:

@@ -1,6 +1,6 @@
 """Functions over the lake that the agent may call (`tool_functions`), and their description for the prompt."""
 
 from biomni_lib.tools.cache import ResultCache
-from biomni_lib.tools.registry import tool_docs, tool_functions, tool_names, tool_signatures
+from biomni_lib.tools.registry import DOMAINS, domains_for, tool_docs, tool_functions, tool_names, tool_signatures
 
-__all__ = ["ResultCache", "tool_docs", "tool_functions", "tool_names", "tool_signatures"]
+__all__ = ["DOMAINS", "ResultCache", "domains_for", "tool_docs", "tool_functions", "tool_names", "tool_signatures"]

@@ -1,4 +1,4 @@
-"""The tools: small functions over the lake that the agent's code composes.
+"""Tools over phenotypes, diseases and their genes: small functions that the agent's code composes.
 
 Each takes ids as strings (an OMIM number also as an integer, a list of one id also as the bare id), returns plain
 lists, dicts or numbers that print short, and raises ValueError with a short message for an id it does not know. None
@@ -9,7 +9,8 @@ takes the prompt or a list of candidates: comparing is the agent's work. The fir
 import numpy as np
 
 from biomni_lib.lake import Lake
-from biomni_lib.lake.store import Profiles, Strings
+from biomni_lib.lake.columns import Profiles
+from biomni_lib.tools.arguments import count
 from biomni_lib.tools.scoring import expected_frequencies, overlap, overlap_with_all, shown_terms
 
 
@@ -24,7 +25,7 @@ def search_terms(lake: Lake, text: str, top: int = 5) -> list[tuple[str, str]]:
     words = str(text).lower().split()
     if not words:
         raise ValueError("search_terms needs at least one word")
-    return [(lake.term_id(row), lake.term_names[row]) for row in _matching_terms(lake, words)[: _count(top)]]
+    return [(lake.term_id(row), lake.term_names[row]) for row in _matching_terms(lake, words)[: count(top)]]
 
 
 def term_info(lake: Lake, id: str) -> dict[str, object]:
@@ -207,9 +208,9 @@ def _entity(lake: Lake, entity: str) -> tuple[Profiles, int]:
 def _findings(lake: Lake, profiles: Profiles, row: int, top: int) -> dict[str, object]:
     terms, frequencies = profiles.terms[row], profiles.frequencies[row]
     order = np.lexsort((-lake.ic[terms], -np.nan_to_num(frequencies, nan=-0.5)))
-    shown = [at for at in order if frequencies[at] != 0][: _count(top)]
+    shown = [at for at in order if frequencies[at] != 0][: count(top)]
     known = [(lake.term_id(terms[at]), _frequency(frequencies[at])) for at in shown]
-    return {"terms": known, "absent": [lake.term_id(term) for term in terms[frequencies == 0]][: _count(top)]}
+    return {"terms": known, "absent": [lake.term_id(term) for term in terms[frequencies == 0]][: count(top)]}
 
 
 def _frequency(value: float) -> float | None:
@@ -217,33 +218,18 @@ def _frequency(value: float) -> float | None:
 
 
 def _best(scores: np.ndarray, top: int) -> np.ndarray:
-    best = np.argsort(-scores, kind="stable")[: _count(top)]
+    best = np.argsort(-scores, kind="stable")[: count(top)]
     return best[scores[best] > 0]
-
-
-def _count(top: int) -> int:
-    if isinstance(top, bool) or not isinstance(top, int) or not 1 <= top <= 100:
-        raise ValueError(f"top must be a whole number from 1 to 100, not {str(top)[:20]}")
-    return top
 
 
 def _matching_terms(lake: Lake, words: list[str]) -> list[int]:
     """Term rows whose name or one synonym holds every word; exact names first, then short ones."""
     query, ranks = " ".join(words), dict[int, tuple[bool, bool, int, int]]()
     for is_synonym, labels in ((False, lake.term_names_lower), (True, lake.synonyms_lower)):
-        for hit in _labels_with(labels, max(words, key=len)):
+        for hit in labels.rows_with(max(words, key=len)):
             label = labels[hit]
             if all(word in label for word in words):
                 row = int(lake.synonym_terms[hit]) if is_synonym else hit
                 rank = (label != query, is_synonym, len(label), row)
                 ranks[row] = min(rank, ranks.get(row, rank))
     return [row for row in sorted(ranks, key=ranks.__getitem__) if lake.phenotypic[row]]
-
-
-def _labels_with(labels: Strings, word: str) -> list[int]:
-    """Rows of the labels that hold a word, ascending."""
-    sought, rows, at = word.encode("utf-8"), [], -1
-    while (at := labels.data.find(sought, at + 1)) >= 0:
-        rows.append(int(np.searchsorted(labels.starts, at, side="right")) - 1)
-        at = int(labels.starts[rows[-1] + 1]) - 1
-    return rows

@@ -1,4 +1,8 @@
-"""The tools as the sandbox and the prompt need them: bound to a lake, and described."""
+"""The tools as the sandbox and the prompt need them: bound to a lake, and described.
+
+A session finds every tool. A prompt lists those of the domains that suit its task (`domains_for`), since a list of all
+would be longer than most questions.
+"""
 
 import functools
 import inspect
@@ -6,19 +10,49 @@ from collections.abc import Callable, Iterable
 
 from biomni_lib.errors import ConfigError
 from biomni_lib.lake import Lake
+from biomni_lib.tools import functions, genes, sequences
 from biomni_lib.tools.cache import ResultCache
-from biomni_lib.tools.functions import TOOLS
 
-_BY_NAME = {tool.__name__: tool for tool in TOOLS}
+DOMAINS: dict[str, tuple[Callable, ...]] = {
+    "phenotypes": functions.TOOLS,
+    "genes": genes.TOOLS,
+    "sequences": sequences.TOOLS,
+}
+DEFAULT_DOMAINS = ("phenotypes",)
+_GENETICS = ("genes", "phenotypes")
+_SUITED = {
+    "gwas_causal_gene_opentargets": _GENETICS,
+    "gwas_causal_gene_pharmaprojects": _GENETICS,
+    "gwas_causal_gene_gwas_catalog": _GENETICS,
+    "gwas_variant_prioritization": _GENETICS,
+    "lab_bench_dbqa": _GENETICS,
+    "lab_bench_seqqa": ("sequences",),
+    "screen_gene_retrieval": _GENETICS,
+    "crispr_delivery": ("sequences", "genes"),
+}
+_BY_NAME = {tool.__name__: tool for tools in DOMAINS.values() for tool in tools}
 
 
-def tool_names() -> list[str]:
-    """Names of all tools, in the order in which prompts list them."""
-    return list(_BY_NAME)
+def domains_for(task: str) -> tuple[str, ...]:
+    """Domains whose tools suit a task, in the order in which its prompt lists them; phenotypes for any other task."""
+    return _SUITED.get(task, DEFAULT_DOMAINS)
+
+
+def tool_names(domains: Iterable[str] = DEFAULT_DOMAINS) -> list[str]:
+    """Names of the tools of some domains, in the order in which prompts list them.
+
+    Args:
+        domains: of `DOMAINS`.
+    Raises: ConfigError for an unknown domain.
+    """
+    chosen = list(domains)
+    if unknown := [domain for domain in chosen if domain not in DOMAINS]:
+        raise ConfigError(f"unknown domain of tools {unknown[0]!r}; the domains are {', '.join(DOMAINS)}")
+    return [tool.__name__ for domain in chosen for tool in DOMAINS[domain]]
 
 
 def tool_functions(lake: Lake, cache: ResultCache | None = None) -> dict[str, Callable]:
-    """Every tool bound to a lake, by name; the functions keep their docstrings and show no lake argument.
+    """Every tool of every domain bound to a lake, by name; they keep their docstrings and show no lake argument.
 
     Args:
         cache: answers calls that repeat, with the same results; none when None.
@@ -31,20 +65,20 @@ def tool_signatures(names: Iterable[str] | None = None) -> list[str]:
     """One line a tool, such as `ancestors(id: str) -> list[str]`.
 
     Args:
-        names: tools to show; all when None.
+        names: tools to show; those of `tool_names()` when None.
     Raises: ConfigError for an unknown tool.
     """
-    return [f"{name}{_signature(_tool(name))}" for name in (_BY_NAME if names is None else names)]
+    return [f"{name}{_signature(_tool(name))}" for name in (tool_names() if names is None else names)]
 
 
 def tool_docs(names: Iterable[str] | None = None) -> str:
     """Signatures with docstrings: arguments, units and an example for each tool.
 
     Args:
-        names: tools to show; all when None.
+        names: tools to show; those of `tool_names()` when None.
     Raises: ConfigError for an unknown tool.
     """
-    chosen = list(_BY_NAME if names is None else names)
+    chosen = list(tool_names() if names is None else names)
     lines = zip(tool_signatures(chosen), (inspect.getdoc(_tool(name)) or "" for name in chosen), strict=True)
     return "\n\n".join(signature + "\n    " + doc.replace("\n", "\n    ") for signature, doc in lines)
 
@@ -57,13 +91,15 @@ def _tool(name: str) -> Callable:
 
 def _signature(tool: Callable) -> inspect.Signature:
     signature = inspect.signature(tool)
-    return signature.replace(parameters=list(signature.parameters.values())[1:])
+    return signature.replace(parameters=[p for p in signature.parameters.values() if p.name != "lake"])
 
 
 def _bound(tool: Callable, lake: Lake) -> Callable:
+    needs_lake = "lake" in inspect.signature(tool).parameters
+
     @functools.wraps(tool)
     def bound(*args: object, **kwargs: object) -> object:
-        return tool(lake, *args, **kwargs)
+        return tool(lake, *args, **kwargs) if needs_lake else tool(*args, **kwargs)
 
     bound.__signature__ = _signature(tool)  # type: ignore[attr-defined]
     del bound.__wrapped__  # the unbound tool, and with it the lake argument, stays out of sight

@@ -7,7 +7,7 @@ share, counting all ancestors. A patient's score is the share of its information
 import numpy as np
 
 from biomni_lib.lake import Lake
-from biomni_lib.lake.store import Profiles
+from biomni_lib.lake.columns import Profiles
 
 UNKNOWN_FREQUENCY = 0.5
 """Taken for an annotated term whose frequency the source does not state."""
