@@ -29,9 +29,9 @@ KEYWORDS = (
     (r"\d,\d{3} guides|librar|one guide|barcode", "lentivirus"),
     (r"zona-intact|zona left", "electroporation"),
     (r"zygotes|embryos|\beggs\b|gonad", "microinjection"),
-    (r"liver|hepatocyte|lung", "lnp"),
+    (r"\bliver|hepatocyte|lung", "lnp"),
     (r"neuron|retina|muscle|heart|hair cells", "aav"),
-    (r"T cells|B cells|NK cells|CD34|iPSC", "electroporation"),
+    (r"\b(T|B|NK) cells|CD34|iPSC", "electroporation"),
 )
 """A rule of thumb read from the training cases: the first pattern that the case's text has names the method."""
 

@@ -35,7 +35,9 @@ METHODS = {
     ),
     "microinjection": Method("microinjection of editor RNP or mRNA with guide RNA", r"inject"),
     "lnp": Method("lipid nanoparticles (LNP) with editor mRNA and guide RNA", r"nanoparticle|\bLNPs?\b|\blipids?\b"),
-    "aav": Method("adeno-associated viral (AAV) vector that encodes editor and guide", r"\bAAV|adeno-?associated"),
+    "aav": Method(
+        "adeno-associated viral (AAV) vector that encodes editor, guide or donor", r"\bAAV|adeno-?associated"
+    ),
 }
 
 

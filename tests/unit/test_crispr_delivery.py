@@ -95,6 +95,7 @@ def test_text_gives_nothing_away(case: Case) -> None:
 def test_text_states_facts_and_the_reason_is_two_sentences(case: Case) -> None:
     assert 40 <= len(case.text.split()) <= 90
     assert len(re.findall(r"[.](?= |$)", case.reason)) == 2
+    assert not re.search(r"\w- \w", case.text + case.reason)
 
 
 def test_references_say_where_they_were_found() -> None:
@@ -160,7 +161,7 @@ def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
 
 
 def test_gold_earns_all_a_second_half_and_the_rest_nothing(task: CrisprDelivery) -> None:
-    halves = 0
+    halves = 0.0
     for split in SPLITS:
         for one in task.instances(split):
             case = BY_ID[one.meta["case"]]
