@@ -33,7 +33,8 @@ def test_both_ratios_are_measured(make_config: Callable[..., RunConfig], monkeyp
         "GROUPS": 2,
         "GROUP_SIZE": 2,
         "SLOTS": 4,
-        "STEPS": 2,
+        "STALENESS": 1,
+        "STEPS": 6,  # more than what may lie ready when they begin
         "SYNCHRONOUS_STEPS": 2,
         "CURVE": (0.5,),
     }.items():
