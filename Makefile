@@ -43,7 +43,7 @@ verify: setup ## Check the results of PRESET against what is promised
 seeds: setup ## Run PRESET with three seeds
 	@$(STAGES) seeds --preset $(PRESET)
 
-ablations: setup ## Run RL of PRESET again with one thing changed each time (cpu: half an hour)
+ablations: setup ## Run RL of PRESET again with one thing changed each time (cpu: 20 to 30 minutes)
 	@$(STAGES) ablations --preset $(PRESET)
 
 figures: setup ## Draw the figures of PRESET again from its tables

@@ -298,9 +298,9 @@ class SchedulingConfig(Section):
 class AblationsConfig(Section):
     """The runs of `make ablations`, each the RL run with one thing changed."""
 
-    steps: int = Field(16, ge=2, description="Learner steps of a run.")
+    steps: int = Field(12, ge=2, description="Learner steps of a run.")
     groups_per_step: int = Field(8, ge=1, description="Groups per learner step.")
-    instances: int = Field(150, ge=1, description="Development instances per task that each trained model answers.")
+    instances: int = Field(100, ge=1, description="Development instances per task that each trained model answers.")
 
 
 class TrackingConfig(Section):

@@ -24,7 +24,7 @@ from biomni_lib.agent.rollout import rollout_seed
 from biomni_lib.config import RunConfig
 from biomni_lib.errors import DataError
 from biomni_lib.provenance import atomic_path
-from biomni_lib.rewards import score
+from biomni_lib.rewards import correctness, score
 from biomni_lib.tasks import Instance, Task, grade
 
 RolloutFn = Callable[[Instance, int, int], Awaitable[Trajectory]]
@@ -215,7 +215,7 @@ def _baseline_row(
         "seed": config.seed,
         "model": heuristic,
         "score": grade(instance.task, answer, instance.gold),
-        "correctness": grade(instance.task, answer, instance.gold, strict=True),
+        "correctness": correctness(answer, instance),
         "format": None,
         "tokens": 0,
         "turns": 0,

@@ -12,6 +12,7 @@ from torch import Tensor
 from biomni_lib.agent.ledger import Trajectory
 from biomni_lib.errors import LedgerError
 from biomni_lib.rl.packing import fill_rows
+from biomni_lib.tasks import refuse_evaluation_only
 
 
 @dataclass
@@ -41,8 +42,10 @@ class Sample:
 def to_sample(trajectory: Trajectory, advantage: float) -> Sample:
     """The learner's view of a ledger.
 
-    Raises: LedgerError when its columns disagree, its first token is sampled, or a sampled token has no log-prob.
+    Raises: DataError for a trajectory on a benchmark's instance; LedgerError when its columns disagree, its first token
+        is sampled, or a sampled token has no log-prob.
     """
+    refuse_evaluation_only([trajectory.instance_id], "the learner")
     trajectory.validate()
     mask = trajectory.loss_mask
     name = f"trajectory {trajectory.instance_id}/{trajectory.sample}"

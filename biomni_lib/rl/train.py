@@ -35,7 +35,7 @@ from biomni_lib.rl.rollout_process import RolloutProcess
 from biomni_lib.rl.scheduler import Group
 from biomni_lib.rl.weights import WeightFolder, merged_state
 from biomni_lib.rl.worker import WorkerSpec, World
-from biomni_lib.tasks import Instance
+from biomni_lib.tasks import Instance, refuse_evaluation_only
 from biomni_lib.tracking import Tracker, read_metrics
 
 PARITY_MAX = 1e-2  # engine against learner, on fresh samples; float32 differs by 1e-5, a stale weight by 1e-1 and more
@@ -81,9 +81,10 @@ def train_rl(
         on_step: called after each step with its number (from 0) and its metrics.
         recipe: the objective; None takes the one that `config.rl.recipe` names.
         world: what rollouts happen in; a module-level function.
-    Raises: ConfigError for an asynchronous run without correction; RunError when the rollout process dies;
-        TrainingError when training cannot go on.
+    Raises: ConfigError for an asynchronous run without correction; DataError for an instance of a benchmark; RunError
+        when the rollout process dies; TrainingError when training cannot go on.
     """
+    refuse_evaluation_only((instance.id for instance in instances), "train_rl")
     recipe = recipe or load_recipe(config.rl.recipe)
     check_recipe(recipe, config.rl.max_staleness)
     with ExitStack() as stack:

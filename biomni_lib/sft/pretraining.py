@@ -18,7 +18,7 @@ import torch
 from biomni_lib.agent.chat import ChatRenderer
 from biomni_lib.sft.teacher import ALL_FINDINGS, Case, answer
 from biomni_lib.sft.train import Example
-from biomni_lib.tasks import Instance
+from biomni_lib.tasks import Instance, refuse_evaluation_only
 from biomni_lib.tasks.baselines import read_facts
 
 DIGITS = 4
@@ -34,7 +34,9 @@ def copy_documents(instances: Sequence[Instance], renderer: ChatRenderer, *, cou
     Args:
         instances: of the training split; their prompts are kept, their ids get other digits.
         count: documents. seed: of the drawing.
+    Raises: DataError for an instance of a benchmark.
     """
+    refuse_evaluation_only((instance.id for instance in instances), "copy_documents")
     rng = np.random.default_rng(np.random.SeedSequence([seed, count]))
     chosen = [instances[number] for number in rng.integers(len(instances), size=count)]
     return [_document(instance, renderer, rng) for instance in chosen]

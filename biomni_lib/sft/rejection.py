@@ -16,7 +16,7 @@ from biomni_lib.agent.rollout import RolloutSettings, ToolEnvironment, rollout, 
 from biomni_lib.engines.scripted import ScriptedEngine
 from biomni_lib.rewards import score
 from biomni_lib.sft.teacher import STRATEGIES, strategy_script
-from biomni_lib.tasks import Instance
+from biomni_lib.tasks import Instance, refuse_evaluation_only
 
 SEED_DOMAIN = zlib.crc32(b"sft.teacher")
 Progress = Callable[[int, int], None]
@@ -41,8 +41,9 @@ async def sample_teacher(
         samples: trajectories an instance. mix: how often each strategy is followed.
         concurrency: rollouts at once. progress: told after each.
     Returns: graded trajectories in the order of instances and samples, with their strategy.
-    Raises: the first error of a rollout, when all have been stopped.
+    Raises: DataError for an instance of a benchmark; the first error of a rollout, when all have been stopped.
     """
+    refuse_evaluation_only((instance.id for instance in instances), "sample_teacher")
     engines = {name: ScriptedEngine(strategy_script(name), renderer) for name in mix}
     places, done = asyncio.Semaphore(concurrency), 0
     total = len(instances) * samples

@@ -27,6 +27,7 @@ from biomni_lib.errors import DataError, TrainingError
 from biomni_lib.provenance import atomic_path
 from biomni_lib.rl.logprobs import token_logprobs
 from biomni_lib.sft.muon import muon_and_adamw
+from biomni_lib.tasks import refuse_evaluation_only
 
 CHECKPOINT_EVERY = 50
 COOLDOWN = 0.4
@@ -43,7 +44,11 @@ class Example:
 
 
 def to_example(trajectory: Trajectory) -> Example:
-    """The part of a ledger that carries loss or leads up to it. Raises: DataError when nothing was written."""
+    """The part of a ledger that carries loss or leads up to it.
+
+    Raises: DataError when nothing was written, or for a trajectory on a benchmark's instance.
+    """
+    refuse_evaluation_only([trajectory.instance_id], "SFT")
     written = np.flatnonzero(trajectory.loss_mask)
     if not len(written):
         raise DataError(f"trajectory {trajectory.task}/{trajectory.instance_id} has no written token to learn from")

@@ -27,7 +27,7 @@ from biomni_lib.stages.build_data import first_of_each
 from biomni_lib.stages.drawings import Drawing, save_drawings
 from biomni_lib.stages.paths import paths
 from biomni_lib.stages.stage import StageRun, key_file, key_of
-from biomni_lib.tasks import Instance
+from biomni_lib.tasks import Instance, refuse_evaluation_only
 from biomni_lib.tracking import Tracker, read_metrics
 
 CHUNK = 250
@@ -57,8 +57,9 @@ async def fit_tokenizer(
     """A tokenizer for what the agent reads and writes, from the training split alone; kept with the base model.
 
     It learns from the prompts and from a pilot: a few hundred conversations of the teacher, encoded by a coarse
-    tokenizer that is made for them and then thrown away.
+    tokenizer that is made for them and then thrown away. Raises: DataError for an instance of a benchmark.
     """
+    refuse_evaluation_only((instance.id for instance in instances), "fit_tokenizer")
     if run.has(run.paths.base, _base_key(run)):
         return ChatRenderer.load(run.paths.base).tokenizer
     run.say("sft: a pilot of the teacher, for the tokenizer")

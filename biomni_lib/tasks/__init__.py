@@ -1,19 +1,22 @@
-"""What is asked and how it is graded. Tasks are found by name (`get_task`); `grade` needs no task object."""
+"""What is asked and how it is graded. Tasks are found by name (`get_task`); `grade` needs no task object.
+
+The benchmarks' own questions are no tasks: `eval1` and `lab_bench` load them for evaluation alone.
+"""
 
 from biomni_lib.config import DataConfig
 from biomni_lib.errors import ConfigError
 from biomni_lib.lake import Lake
-from biomni_lib.tasks.base import Instance, Task
-from biomni_lib.tasks.grading import grade
+from biomni_lib.tasks.base import Instance, Task, refuse_evaluation_only
+from biomni_lib.tasks.grading import grade, ids_given
 from biomni_lib.tasks.phenotypes import PatientGeneDetection, RareDiseaseDiagnosis
 
 _TASKS = {task.name: task for task in (RareDiseaseDiagnosis, PatientGeneDetection)}
 
-__all__ = ["Instance", "Task", "get_task", "grade", "task_names"]
+__all__ = ["Instance", "Task", "get_task", "grade", "ids_given", "refuse_evaluation_only", "task_names"]
 
 
 def task_names() -> list[str]:
-    """Names of all tasks."""
+    """Names of all tasks that can be trained on."""
     return list(_TASKS)
 
 

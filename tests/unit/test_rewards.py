@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from biomni_lib.agent.ledger import Trajectory, Turn
-from biomni_lib.rewards import format_score, score
-from biomni_lib.tasks import Instance
+from biomni_lib.rewards import correctness, format_score, score
+from biomni_lib.tasks import Instance, grade
 
 THINK, RUN, END = "<think>a</think>", "<execute>b</execute>", "<solution>c</solution>"
 LABELS = ("T", "/T", "E", "/E", "S", "/S", "text")
@@ -116,3 +116,25 @@ def test_naming_more_genes_than_there_are_earns_nothing() -> None:
     hedged = json.dumps({"causal_gene": [GENE, OTHER]})
     assert graded("patient_gene_detection", GENE, hedged, [THINK + END]).correctness == 0.0
     assert graded("patient_gene_detection", f"{GENE},{OTHER}", hedged, [THINK + END]).correctness == 1.0
+
+
+@given(answer=st.sampled_from("abcdefABCDEF") | st.text(max_size=3), gold=st.sampled_from("abcdef"))
+def test_a_second_choice_earns_half_in_training_and_nothing_in_the_benchmark(answer: str, gold: str) -> None:
+    seconds = [letter for letter in "be" if letter != gold]
+    instance = Instance("", gold, "crispr_delivery", "1", {"acceptable": seconds})
+    letter = answer.strip().lower()
+    assert correctness(answer, instance) == (1.0 if letter == gold else 0.5 if letter in seconds else 0.0)
+    assert grade("crispr_delivery", answer, gold) == float(letter == gold)
+    made = score(Trajectory("crispr_delivery", "1", answer=answer, turns=[Turn(0, 0, "none", THINK + END)]), instance)
+    assert made.total == correctness(answer, instance) + 1.0
+
+
+def test_without_second_choices_there_are_no_halves() -> None:
+    plain = Instance("", "b", "crispr_delivery", "1")
+    assert [correctness(answer, plain) for answer in ("b", "e", None)] == [1.0, 0.0, 0.0]
+
+
+def test_a_hedged_second_choice_earns_nothing() -> None:
+    instance = Instance("", GENE, "patient_gene_detection", "1", {"acceptable": [OTHER]})
+    one, both = (json.dumps({"causal_gene": genes}) for genes in ([OTHER], [OTHER, "ENSG00000000001"]))
+    assert (correctness(one, instance), correctness(both, instance)) == (0.5, 0.0)

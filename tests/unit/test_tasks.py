@@ -8,7 +8,7 @@ import pytest
 from biomni_lib.config import DataConfig
 from biomni_lib.errors import ConfigError
 from biomni_lib.lake import Lake
-from biomni_lib.tasks import Instance, Task, get_task, task_names
+from biomni_lib.tasks import Instance, Task, get_task, refuse_evaluation_only, task_names
 from biomni_lib.tasks.baselines import read_facts
 from biomni_lib.tasks.patients import LEAST_INFORMATION, PatientSimulator
 from biomni_lib.tasks.splits import make_splits
@@ -69,6 +69,7 @@ def test_prompt_tells_what_was_set(task: Task) -> None:
 def test_ids_are_unique(task: Task) -> None:
     ids = [one.id for split in ("train", "dev", "heldout") for one in task.instances(split)]
     assert len(set(ids)) == len(ids)
+    refuse_evaluation_only(ids, "a test")
 
 
 def test_same_seed_same_patients_and_counts_do_not_matter(task: Task, lake: Lake) -> None:
