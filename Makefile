@@ -25,7 +25,7 @@ help: ## Print this help
 setup: ## Make .venv with the locked environment (other targets do it too)
 	@PYTHON="$(PYTHON)" LOCK="$(LOCK)" TORCH_INDEX="$(TORCH_INDEX)" bash environment/install.sh
 
-data: setup ## Build the data lake
+data: setup ## Build the data lake; its public tier is downloaded, or taken from BIOMNI_DATA_MIRROR
 	@$(STAGES) data --preset $(PRESET)
 
 reproduce: setup ## Run every stage and make every number and figure (PRESET=cpu: 15 to 25 minutes on 2 cores)

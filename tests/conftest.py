@@ -1,6 +1,7 @@
 """What tests share: settings in a folder of their own, and quiet, offline surroundings."""
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,3 +56,22 @@ def lake(lake_dir: Path) -> "Lake":
     from biomni_lib.lake import Lake
 
     return Lake.open(lake_dir)
+
+
+@pytest.fixture(scope="session")
+def public_lake_dir(lake_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """That lake with a toy public tier beside it; read only."""
+    from tests.toy_public import build_toy_public, write_files
+
+    folder = tmp_path_factory.mktemp("public")
+    shutil.copytree(lake_dir, folder / "lake")
+    build_toy_public(folder / "lake", write_files(folder / "files"))
+    return folder / "lake"
+
+
+@pytest.fixture(scope="session")
+def public_lake(public_lake_dir: Path) -> "Lake":
+    """The lake with the toy public tier, opened."""
+    from biomni_lib.lake import Lake
+
+    return Lake.open(public_lake_dir)

@@ -19,9 +19,9 @@ class DataCard:
     limits: str
 
 
-HPO_CITATION = "Gargano et al. 2024, Nucleic Acids Research 52, D1333"
+HPO_CITATION = "Gargano et al. 2024, Nucleic Acids Research 52, D1333, doi 10.1093/nar/gkad1005"
 IDEOGRAM_CITATION = "Weitz, ideogram, https://github.com/eweitz/ideogram"
-MINIKEL_CITATION = "Minikel et al. 2024, Nature 629, 624"
+MINIKEL_CITATION = "Minikel et al. 2024, Nature, https://github.com/ericminikel/genetic_support"
 OPEN_TARGETS_CITATION = "Mountjoy et al. 2021, Nature Genetics 53, 1527, doi 10.1038/s41588-021-00945-5"
 
 CARDS: dict[str, DataCard] = {
@@ -75,7 +75,7 @@ CARDS: dict[str, DataCard] = {
         "genes held causal for an association, with confidence and who says so",
         OPEN_TARGETS_CITATION,
         "1,421 distinct locus, trait and gene, 947 of high or medium confidence; the gene lies within 500 kb for 935 "
-        "of them; ChEMBL sets name drug targets, not measured effectors; an rsID in the 227 ProGeM rows alone",
+        "of them; an rsID in the 227 ProGeM rows alone",
     ),
     public.GOLD_2023.name: DataCard(
         "the same, as used in 2023",

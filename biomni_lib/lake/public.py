@@ -233,5 +233,5 @@ def _download(source: Source, downloads: Path) -> Path:
     try:
         return Path(fetcher.fetch(source.file, progressbar=True))
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:160]
+        reason = " ".join(str(error).split())[:240]
         raise DownloadError(f"{source.file} could not be downloaded from {source.url} ({reason}); {REMEDY}") from None

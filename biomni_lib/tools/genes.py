@@ -11,6 +11,8 @@ from biomni_lib.lake.ids import shown
 from biomni_lib.tools.arguments import count, whole_number
 
 ALLELE_LETTERS_MAX = 20
+REGION_MAX = 2_000_000
+"""Base pairs; a list cut short would hide genes, so a longer region is refused instead."""
 
 
 def gene_info(lake: Lake, gene: str) -> dict[str, object]:
@@ -74,18 +76,18 @@ def search_genes(lake: Lake, text: str, top: int = 10) -> list[tuple[str, str, s
     return [(*_named(genome, row), genome.descriptions[row]) for _, row in kept[: count(top)]]
 
 
-def genes_in_region(
-    lake: Lake, chromosome: str, start: int, end: int, top: int = 50
-) -> list[tuple[str, str, int, int]]:
-    """Genes that share at least one base with a region.
+def genes_in_region(lake: Lake, chromosome: str, start: int, end: int) -> list[tuple[str, str, int, int]]:
+    """All genes that share at least one base with a region.
 
     Args:
-        chromosome: 1 to 22, X, Y or MT. start, end: base pairs, GRCh38. top: most results.
+        chromosome: 1 to 22, X, Y or MT. start, end: base pairs, GRCh38, at most 2,000,000 apart.
     Returns: [(Ensembl id, symbol, start, end), ...], sorted by start.
     Example: [symbol for _, symbol, _, _ in genes_in_region("15", 48500000, 48600000)] -> ["FBN1"]
     """
-    genome = lake.genome
-    rows = genome.genes_between(genome.chromosome_code(chromosome), *_region(start, end))[: count(top)]
+    genome, (first, last) = lake.genome, _region(start, end)
+    if last - first > REGION_MAX:
+        raise ValueError(f"a region may have at most {REGION_MAX} base pairs, not {last - first}")
+    rows = genome.genes_between(genome.chromosome_code(chromosome), first, last)
     return [(*_named(genome, row), int(genome.gene_starts[row]), int(genome.gene_ends[row])) for row in rows]
 
 
@@ -186,7 +188,7 @@ def count_pathogenic_variants(lake: Lake, gene: str) -> int:
     Args:
         gene: Ensembl id, symbol or synonym.
     Returns: how many there are.
-    Example: count_pathogenic_variants("FBN1") > 500 -> True
+    Example: count_pathogenic_variants("APOE") -> 2
     """
     genome = lake.genome
     row = genome.gene_row(gene)

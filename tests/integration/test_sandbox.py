@@ -410,3 +410,10 @@ def test_any_text_as_code_gives_an_observation_within_the_limit():
 async def test_temporary_files_have_a_place(session):
     await session.execute("import tempfile, os\nwith tempfile.NamedTemporaryFile('w', delete=False) as f: f.write('t')")
     assert (await session.execute("open(f.name).read(), os.getcwd()")).text == "('t', '/sandbox')"
+
+
+async def test_a_session_asks_the_genome_beside_the_lake(public_lake_dir: Path) -> None:
+    started = await Sandbox.start(SandboxConfig(), public_lake_dir, preload=())
+    async with started as sandbox, await sandbox.open(1) as session:
+        assert (await session.execute('gene_info("TP53")["start"]')).text == "7661779"
+        assert (await session.execute('restriction_sites("AAGAATTCTT", "EcoRI")')).text == "[4]"

@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,10 +8,13 @@ import pytest
 from biomni_lib.config import RunConfig
 from biomni_lib.errors import DataError, RunError
 from biomni_lib.lake import Lake
-from biomni_lib.provenance import read_manifest, stage_state
+from biomni_lib.lake.datasets import DATA_SETS
+from biomni_lib.lake.public import MIRROR
+from biomni_lib.provenance import file_sha256, read_manifest, stage_state
 from biomni_lib.stages import build_data
 from biomni_lib.stages.stage import StageRun, key_file, key_of
 from biomni_lib.tasks.splits import make_splits
+from tests.toy_public import write_files
 
 
 @pytest.fixture
@@ -104,3 +108,32 @@ def test_a_key_follows_settings_and_files(config: RunConfig, tmp_path: Path) -> 
 def test_finish_wants_its_outputs(config: RunConfig, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="missing"):
         StageRun(config, "build_data").finish(inputs=[], outputs=[tmp_path / "nothing"])
+
+
+def test_the_build_says_what_is_missing_and_goes_on(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(MIRROR, raising=False)
+    lines: list[str] = []
+    built = build_data.build(config, report=lines.append)
+    assert list(built) == ["lake"] and Lake.open(config.lake_dir).has_genome is False
+    missing = [line for line in lines if "not built" in line]
+    assert [line.split()[0] for line in missing] == [data_set.name for data_set in DATA_SETS]
+    assert all("make data" in line and MIRROR in line for line in missing)
+
+
+def test_the_build_takes_what_the_mirror_holds(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    screens = next(one for one in DATA_SETS if one.name == "screens")
+    paths = write_files(tmp_path / "mirror")
+    pinned = {source: replace(source, sha256=file_sha256(paths[source])) for source in screens.sources}
+    toy = replace(
+        screens,
+        sources=tuple(pinned.values()),
+        build=lambda files: screens.build({real: files[ours] for real, ours in pinned.items()}),
+    )
+    monkeypatch.setattr("biomni_lib.lake.datasets.DATA_SETS", (toy,))
+    monkeypatch.setenv(MIRROR, str(tmp_path / "mirror"))
+    built = build_data.build(config)
+    assert list(built) == ["lake", "screens"] and built["screens"].tables["scores"].rows == 14
+    table = build_data.card_table(config)
+    assert len(table) == 5 and table.loc["BioDiscoveryAgent screens", "rows"] == 14 + 7

@@ -43,7 +43,7 @@ def test_every_tool_answers_small_plain_values(tools: dict) -> None:
             return all(map(plain, value))
         return value is None or type(value) in (str, int, float)
 
-    assert set(tools) == set(ARGUMENTS) == set(tool_names())
+    assert set(tools) >= set(ARGUMENTS) == set(tool_names())
     for name, arguments in ARGUMENTS.items():
         answer = tools[name](*arguments)
         assert plain(answer) and 0 < len(repr(answer)) < 1000, name
