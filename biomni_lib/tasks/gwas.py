@@ -6,9 +6,11 @@
 read: it maps genes to variants by place, which is no answer, and this project could verify neither a pinned address nor
 a checksum of it.
 
-The candidates are the nearest genes, whatever the answer is, so that nothing but the place tells it; a locus whose gene
-is not among them is left out (3 in 100). The nearest gene is therefore right as often as it is in nature, or a little
-more (2 in 100), and the prompt's order is random.
+The candidates are the nearest coding genes within 500 kb, whatever the answer is, in random order: they give nothing
+away that the place does not. A locus whose gene is not among them, or alone, is left out. Of 947 associations of 2019
+866 are left, of 229 of 2023 208. The cap takes 5 loci, and the nearest gene is right in 58.1% where it was in 57.9%;
+with RNA genes and pseudogenes among the genes it would be right in 48.9%. The place itself tells much: compare a model
+with the baseline `nearest_gene`.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,7 +27,7 @@ from biomni_lib.tasks.loci import Locus, coding_genes, curated_loci, genes_near,
 from biomni_lib.tasks.splits import SPLITS
 
 CANDIDATES_MAX = 20
-"""The median locus has 16 genes within 500 kb, the densest more than 100."""
+"""The median locus has 10 coding genes within 500 kb, the densest more than 60."""
 
 _PROMPT = (
     "Task: given a GWAS trait, a locus and the genes near it, identify the causal gene.\n"

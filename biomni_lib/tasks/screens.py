@@ -5,8 +5,8 @@ each asks; Scharenberg22 tests 1,055 genes alone and is left out. Genes are rank
 whatever it measures and in whichever direction. A hit is one of the 100 strongest, a non-hit one of the weaker half;
 both have a symbol that the genome knows. A question shows one hit among non-hits, and each hit is asked once.
 Split by study: screens of one study share cells and hits (of 100, IFNG and IL2 36, the two of Sanchez21 26), those of
-two studies at most 3. Not covered: screens measure with noise, and a hit may be one by chance; Carnevale22 and
-Steinhart22 look noisier than the others (genes without known expression in T cells among their strongest).
+two studies at most 3. Not covered: screens measure with noise, and a hit may be one by chance; some questions ask for
+one direction, but no file says which sign that is, so that strong scores of both signs count.
 """
 
 from collections import defaultdict
