@@ -1,5 +1,6 @@
 """What is asked and how it is graded. Tasks are found by name (`get_task`); `grade` needs no task object.
 
+The tasks of `public_tier` need data that `make data` fetches, and are found there, not in `task_names`.
 The benchmarks' own questions are no tasks: `eval1` and `lab_bench` load them for evaluation alone.
 """
 
@@ -9,10 +10,21 @@ from biomni_lib.lake import Lake
 from biomni_lib.tasks.base import Instance, Task, refuse_evaluation_only
 from biomni_lib.tasks.grading import grade, ids_given
 from biomni_lib.tasks.phenotypes import PatientGeneDetection, RareDiseaseDiagnosis
+from biomni_lib.tasks.public_tier import PUBLIC_TASKS, data_lacking
 
 _TASKS = {task.name: task for task in (RareDiseaseDiagnosis, PatientGeneDetection)}
 
-__all__ = ["Instance", "Task", "get_task", "grade", "ids_given", "refuse_evaluation_only", "task_names"]
+__all__ = [
+    "PUBLIC_TASKS",
+    "Instance",
+    "Task",
+    "data_lacking",
+    "get_task",
+    "grade",
+    "ids_given",
+    "refuse_evaluation_only",
+    "task_names",
+]
 
 
 def task_names() -> list[str]:
