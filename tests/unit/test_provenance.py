@@ -88,7 +88,13 @@ def test_later_stages_depend_on_all_that_earlier_ones_do():
 
 def test_each_setting_decides_some_stage_or_none_of_the_results(config):
     decided = set().union(*STAGE_SETTINGS.values())
-    assert set(type(config).model_fields) - decided == {"preset", "runs_root", "tracking", "environment"}
+    assert set(type(config).model_fields) - decided == {
+        "ablations",
+        "environment",
+        "preset",
+        "runs_root",
+        "tracking",
+    }
 
 
 def test_an_unknown_stage_is_refused(config):
