@@ -35,7 +35,6 @@ AT_MOST = (
     ("teacher.instances", "data.train_instances"),
     ("teacher.cap_per_instance", "teacher.samples_per_instance"),
     ("evaluate.instances", "data.heldout_instances"),
-    ("ablations.instances", "data.dev_instances"),
 )
 """Pairs of settings of which the first must not exceed the second."""
 
@@ -300,7 +299,9 @@ class AblationsConfig(Section):
 
     steps: int = Field(12, ge=2, description="Learner steps of a run.")
     groups_per_step: int = Field(8, ge=1, description="Groups per learner step.")
-    instances: int = Field(100, ge=1, description="Development instances per task that each trained model answers.")
+    instances: int = Field(
+        100, ge=1, description="Development instances per task that each trained model answers, if there are as many."
+    )
 
 
 class TrackingConfig(Section):
