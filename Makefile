@@ -28,7 +28,7 @@ setup: ## Make .venv with the locked environment (other targets do it too)
 data: setup ## Build the data lake; its public tier is downloaded, or taken from BIOMNI_DATA_MIRROR
 	@$(STAGES) data --preset $(PRESET)
 
-reproduce: setup ## Run every stage and make every number and figure (PRESET=cpu: 15 to 25 minutes on 2 cores)
+reproduce: setup ## Run every stage and make every number and figure (PRESET=cpu: about half an hour on 2 cores)
 	@$(STAGES) reproduce --preset $(PRESET)
 
 notebooks: setup ## Run the notebooks into runs/PRESET/
