@@ -84,7 +84,7 @@ def run(config: RunConfig) -> pd.DataFrame:
     publish_ablations(config, table, curves[["ablation", "step", *CURVES, *SPEED.values()]])
     print(table.drop(columns="changed").round(3).to_string(index=False))
     manifest_path(config, "rl").unlink(missing_ok=True)
-    run_notebooks(config)
+    run_notebooks(config, last="rl")
     return table
 
 
