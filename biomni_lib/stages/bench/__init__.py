@@ -61,14 +61,14 @@ def run(config: RunConfig, target: Path | None = None, only: Sequence[str] = ())
     chosen = {name: MEASURES[name] for name in select(only)}
     prepare(config, {measure.needs for measure in chosen.values() if measure.needs})
     measured = {}
+    records: dict[str, Any] = json.loads(target.read_text()) if only and target.is_file() else {}
     disable_progress_bar()
     with _threads(config.engine.threads):
         for name, measure in chosen.items():
             measured[name] = measure.measure(config)
             print(f"{name} {measured[name]}", flush=True)
-    kept: dict[str, Any] = json.loads(target.read_text()) if only and target.is_file() else {}
-    records = kept | {name: result.record() for name, result in measured.items()}
-    atomic_write(target, json.dumps(records, indent=1) + "\n")
+            records[name] = measured[name].record()
+            atomic_write(target, json.dumps(records, indent=1) + "\n")  # after each: an interruption loses only one
     print(target)
     return measured
 
