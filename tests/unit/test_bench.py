@@ -106,6 +106,19 @@ def test_every_result_is_written_with_its_parts(config: RunConfig, measures: dic
     }
 
 
+def test_an_interruption_leaves_what_was_measured(
+    config: RunConfig, measures: dict[str, Measured], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(config: RunConfig) -> Measured:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(bench.MEASURES, "sandbox.call_ms", Measure(interrupted, "sft"))
+    paths(config).sft_model.mkdir(parents=True)
+    with pytest.raises(KeyboardInterrupt):
+        bench.run(config, config.run_dir / "bench.json")
+    assert set(json.loads((config.run_dir / "bench.json").read_text())) == {"rl.async_vs_sync"}
+
+
 def test_what_is_printed_names_both_sides_and_the_peers() -> None:
     assert str(RATIO) == "1.50 = 6.0 per second (a) / 4.0 per second (b)"
     assert str(READING) == "0.12 ms (c); beside: 2,000.0 ms (d), not available (e: is not installed)"
