@@ -79,9 +79,10 @@ def run(config: RunConfig) -> pd.DataFrame:
         trained, answered = _train_and_examine(stage, name, ablation)
         steps.append(pd.DataFrame(trained.metrics).assign(ablation=name))
         rows.append(answered)
-    curves = pd.concat(steps, ignore_index=True)
+    columns = ["ablation", "step", *CURVES, *SPEED.values()]  # where nothing was learned a metric may be absent
+    curves = pd.concat(steps, ignore_index=True).reindex(columns=columns)
     table = summary_table(pd.concat(rows, ignore_index=True), curves, draws=config.evaluate.bootstrap, seed=config.seed)
-    publish_ablations(config, table, curves[["ablation", "step", *CURVES, *SPEED.values()]])
+    publish_ablations(config, table, curves)
     print(table.drop(columns="changed").round(3).to_string(index=False))
     manifest_path(config, "rl").unlink(missing_ok=True)
     run_notebooks(config, last="rl")
