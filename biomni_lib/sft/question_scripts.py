@@ -7,7 +7,6 @@ the method; there `lucky_guess` guesses and every other strategy follows the rul
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 
 import numpy as np

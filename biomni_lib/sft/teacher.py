@@ -32,7 +32,10 @@ Write = Callable[[Conversation, np.random.Generator], str]
 
 
 def strategy_script(strategy: str) -> Script:
-    """The script of one strategy, for `ScriptedEngine`. Raises: ConfigError in use, for a task that it does not know."""
+    """The script of one strategy, for `ScriptedEngine`.
+
+    In use it raises ConfigError for a task that it does not know.
+    """
 
     def script(seen: Conversation, rng: np.random.Generator) -> str:
         if strategy == "malformed":
