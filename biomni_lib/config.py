@@ -270,8 +270,8 @@ class PlacementConfig(Section):
     context_parallel: int = Field(1, ge=1, description="Of these, how many share one sequence.")
     share: Literal["apart", "together", "turns"] = Field(
         "apart",
-        description="Engines and learner on cards of their own (`apart`), on the same ones at the same time (`together`)"
-        ", or on the same ones with the engine asleep while the learner works (`turns`).",
+        description="Engines and learner on cards of their own (`apart`), on the same ones at once (`together`), or on "
+        "the same ones with the engine asleep while the learner works (`turns`).",
     )
 
     @model_validator(mode="after")

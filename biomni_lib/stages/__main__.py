@@ -111,6 +111,23 @@ def ablations(preset: Preset = "cpu", seed: Seed = 0, runs_root: RunsRoot = "run
 
 
 @app.command()
+def frontier(
+    engine: Annotated[str, typer.Option(help="`openai` or `anthropic`.")],
+    model: Annotated[str, typer.Option(help="The model's name at the endpoint.")],
+    preset: Preset = "cpu",
+    seed: Seed = 0,
+    runs_root: RunsRoot = "runs",
+    changed: Settings = None,
+) -> None:
+    """Let a model behind a paid endpoint answer the held-out instances, as a baseline."""
+    from biomni_lib.stages import endpoint
+
+    config = settings(preset, seed, runs_root, changed)
+    with _stoppable(config):
+        print(endpoint.frontier(config, engine, model).round(3).to_string(index=False))
+
+
+@app.command()
 def figures(preset: Preset = "cpu", seed: Seed = 0, runs_root: RunsRoot = "runs", changed: Settings = None) -> None:
     """Draw every figure again from its tables."""
     config = settings(preset, seed, runs_root, changed)
