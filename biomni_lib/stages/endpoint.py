@@ -5,7 +5,6 @@ import dataclasses
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
 
 import pandas as pd
 
@@ -87,7 +86,7 @@ def frontier(config: RunConfig, engine: str, model: str) -> pd.DataFrame:
     if engine not in KEYS:
         raise ConfigError(f"engine = {engine!r}: is no endpoint; allowed: {', '.join(KEYS)}")
     with run_lock(config.run_dir):
-        rows = asyncio.run(_frontier(config, cast(Provider, engine), model))
+        rows = asyncio.run(_frontier(config, engine, model))
     return score_table(rows, draws=config.evaluate.bootstrap, seed=config.seed)
 
 
