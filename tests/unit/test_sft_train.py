@@ -115,7 +115,7 @@ def test_parts_of_a_batch_are_of_like_length(lengths: list[int], parts_each: int
 def test_a_batch_mixes_lengths() -> None:
     lengths = [10] * 64 + [300] * 64
     mixed = [len({lengths[i] for i in batch}) == 2 for batch in batch_order(lengths, 4 * PART, 0, seed=3)]
-    assert sum(mixed) >= 6  # of 8
+    assert sum(mixed) >= 4  # of 8
 
 
 def test_epochs_have_orders_of_their_own() -> None:
