@@ -248,7 +248,8 @@ class ApiConfig(Section):
     url: str | None = Field(
         None,
         pattern=r"^https?://\S+$",
-        description="Base URL of another server, such as vLLM's `http://HOST:PORT/v1`; none for the provider's own.",
+        description="Base URL of another server, such as vLLM's `http://HOST:PORT/v1` (without `/v1` where it is asked "
+        "as Anthropic's); none for the provider's own.",
     )
     prices: Path | None = Field(
         None,
