@@ -23,7 +23,8 @@ from tests.acting_toy import MODEL, renderer, tokenizer
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 
 CHATML = (
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "<|im_start|>{{ 'assistant\\n' }}"  # a template loses the newline that it ends with
 )
 WIDE = MODEL.model_copy(update={"head_dim": 32})
 """The toy's model with heads of a width that vLLM's attention on CPU knows."""
