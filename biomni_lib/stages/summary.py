@@ -10,7 +10,7 @@ from biomni_lib.errors import DataError
 from biomni_lib.provenance import atomic_write
 from biomni_lib.stages.drawings import save_drawings
 from biomni_lib.stages.evaluate import drawings, evaluated_rows
-from biomni_lib.stages.results import results_dir, summary_file
+from biomni_lib.stages.results import figures_dir, summary_file
 
 BLOCK_START = "<!-- results: written by `python -m biomni_lib.stages publish` -->"
 BLOCK_END = "<!-- end of results -->"
@@ -36,7 +36,7 @@ def publish(config: RunConfig) -> list[Path]:
     """Write the summary and the evaluation's figures to `results/`, to be committed. Returns: the files."""
     found = summary(config)
     atomic_write(summary_file(config), json.dumps(found, indent=1) + "\n")
-    folder = results_dir() / f"figures-{config.preset}"
+    folder = figures_dir(config)
     save_drawings(drawings(config), folder)
     readme = project_root() / "README.md"
     atomic_write(readme, with_results(readme.read_text(encoding="utf-8"), found))

@@ -21,7 +21,6 @@ def published(tmp_path, monkeypatch):
     """The published results lie in the test's own folder."""
     folder = tmp_path / "results"
     monkeypatch.setattr(results, "results_dir", lambda: folder)
-    monkeypatch.setattr(summary, "results_dir", lambda: folder)
     monkeypatch.setattr(summary, "project_root", lambda: tmp_path)
     (tmp_path / "README.md").write_text(f"{summary.BLOCK_START}\n{summary.BLOCK_END}\n")
     return folder
