@@ -35,6 +35,7 @@ from biomni_lib.tools import domains_for, tool_names
 
 REFERENCES = ("sft", "sft_best", "teacher", "teacher_best")
 """Models that RL is compared with, where they were evaluated; the best heuristic comes beside them."""
+CODE_LETTERS = 12
 READ_FOR_LENGTH = ("teacher", "sft", "rl")
 ROW = ("score", "ci_low", "ci_high", "format", "n", "seeds", "samples", "mean_tokens", "mean_turns")
 
@@ -58,7 +59,7 @@ def numbers(config: RunConfig, published: Published) -> dict[str, Any]:
         {
             "preset": config.preset,
             "version": __version__,
-            "code": published.summary["code"],
+            "code_short": published.summary["code"][:CODE_LETTERS],
             "settings": _nested(published.settings),
             "recipe": load_recipe(published.settings["rl.recipe"]).model_dump(mode="json"),
             "recipes": len(recipe_names()),
