@@ -1,4 +1,4 @@
-"""The scores that the article on Biomni-R0 gives, and a table of tasks against models with them in columns of their own.
+"""The scores that the article on Biomni-R0 gives, and a table of tasks against models that has them in columns apart.
 
 They were measured on Biomni-Eval1, ours on this project's held-out instances: columns of the two kinds stand side by
 side for the reader and are not to be subtracted. What the article does not say is an empty cell, never a guess.

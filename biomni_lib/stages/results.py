@@ -21,6 +21,8 @@ from biomni_lib.stages.paths import paths
 
 UNREPEATABLE = ("answer", "seconds", "generate_seconds", "tool_seconds")
 """Columns left out of the seeds' table: times, which never repeat, and the answers' text, for size."""
+FROM_RUN = ("rl-learning-curves",)
+"""Figures that are published and cannot be drawn from the published tables, only by a run."""
 SEED_ROWS = pa.schema([field for field in ROWS if field.name not in UNREPEATABLE])
 
 
@@ -102,7 +104,7 @@ def _write(config: RunConfig, file: Path, table: pa.Table) -> None:
 
 
 def made_with(file: Path) -> dict[str, Any]:
-    """The settings that a published table was made with, by dotted name; those that did not exist then at their default.
+    """The settings that made a published table, by dotted name; those that did not exist then at their default.
 
     Raises: DataError when the table does not say.
     """

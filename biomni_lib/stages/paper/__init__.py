@@ -6,14 +6,18 @@ It needs no run, only what was published; its folder also has the figures and th
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
 
 from biomni_lib import figures
 from biomni_lib.analysis import binned_curve, difference_by_seed, score_table
 from biomni_lib.config import RunConfig, project_root
 from biomni_lib.errors import DataError
+from biomni_lib.figures.saving import BOOTSTRAP_INTERVAL
 from biomni_lib.provenance import atomic_write
 from biomni_lib.stages.drawings import Drawing, save_drawings
 from biomni_lib.stages.paper.numbers import READ_FOR_LENGTH, numbers
@@ -23,8 +27,12 @@ from biomni_lib.stages.paper.typesetting import available, compile_pages, compil
 from biomni_lib.stages.paths import paths
 from biomni_lib.stages.results import results_dir
 
+Draw = Callable[[pd.DataFrame], Figure]
 MAIN = "paper.typ"
 SOURCES = (MAIN, "template.typ", "references.bib")
+SEVERAL_SEEDS = "95% bootstrap intervals over seeds and instances"
+BIN_MIN = 20
+"""Answers below which a bin of lengths is not drawn: its mean would say nothing."""
 PUBLISHED_BYTES_MAX = 1_000_000
 """A PDF beyond this stays out of the repository."""
 
@@ -59,11 +67,12 @@ def prepare(config: RunConfig) -> tuple[Path, dict[str, Any]]:
     Raises: DataError when results are missing, of another preset or of mixed versions, or the source is not at hand.
     """
     published = read_published(config)
-    found = numbers(config, published)
+    scores = score_table(published.rows, draws=config.evaluate.bootstrap)
+    found = numbers(config, published, scores)
     folder = paths(config).run_dir / "paper"
     shutil.rmtree(folder / "figures", ignore_errors=True)
     shutil.rmtree(folder / "tables", ignore_errors=True)
-    drawn = save_drawings(_drawings(config, published), folder / "figures")
+    drawn = save_drawings(_drawings(config, published, scores), folder / "figures")
     captions = {name: drawing.caption for name, drawing in drawn.items()}
     found["figures"] = captions | _copied(published, folder / "figures")
     atomic_write(folder / "numbers.json", json.dumps(found, indent=1, sort_keys=True, allow_nan=False) + "\n")
@@ -78,7 +87,7 @@ def prepare(config: RunConfig) -> tuple[Path, dict[str, Any]]:
 
 
 def publish(config: RunConfig) -> Path | None:
-    """Make the paper and put the PDF into `results/`. Returns: the file, or None where it was not made, which is said."""
+    """Make the paper and put the PDF into `results/`. Returns: the file; None where it was not made, which is said."""
     if not available():
         print("no paper: the package typst is not installed (make setup)")
         return None
@@ -95,22 +104,26 @@ def publish(config: RunConfig) -> Path | None:
     return target
 
 
-def _drawings(config: RunConfig, published: Published) -> Iterator[Drawing]:
+def _drawings(config: RunConfig, published: Published, scores: pd.DataFrame) -> Iterator[Drawing]:
     """The figures that follow from the published tables, all seeds together."""
     rows, draws = published.rows, config.evaluate.bootstrap
-    scores = score_table(rows, draws=draws)
+    resampled = SEVERAL_SEEDS if rows["seed"].nunique() > 1 else BOOTSTRAP_INTERVAL
+
+    def drawing(name: str, draw: Draw, table: pd.DataFrame, said: str, note: str = "") -> Drawing:
+        return Drawing.make(name, draw, table, said, interval=resampled, note=note)
+
     together = scores[scores["task"] == "all"]
-    read = rows[rows["model"].isin(READ_FOR_LENGTH)]
-    yield Drawing.make("headline", figures.headline, together, "Mean score on held-out instances, all tasks")
-    yield Drawing.make("score-by-task", figures.score_by_task, scores, "Mean score on held-out instances by task")
+    yield drawing("headline", figures.headline, together, "Mean score on held-out instances, all tasks")
+    yield drawing("score-by-task", figures.score_by_task, scores, "Mean score on held-out instances by task")
     gains = difference_by_seed(rows, draws=draws)
-    yield Drawing.make("seeds", figures.seed_differences, gains, "Gain of RL over SFT, seed by seed and pooled")
-    curve = binned_curve(read, draws=draws)
-    note = "Bins of equal counts; answers of all seeds; truncated answers included"
-    yield Drawing.make("length-vs-score", figures.length_vs_score, curve, "Correctness by response length", note=note)
+    yield drawing("seeds", figures.seed_differences, gains, "Gain of RL over SFT, seed by seed and pooled")
+    curve = binned_curve(rows[rows["model"].isin(READ_FOR_LENGTH)], draws=draws)
+    curve = curve[curve["samples"] >= BIN_MIN]
+    note = f"Bins of equal counts, those of fewer than {BIN_MIN} answers left out; truncated answers included"
+    yield drawing("length-vs-score", figures.length_vs_score, curve, "Correctness by response length", note)
     if published.ablations is not None:
-        title = "Mean score after a short RL run in which one thing was changed"
-        yield Drawing.make("ablations", figures.ablation_scores, published.ablations[0], title, note="1 seed")
+        said = "Mean score after a short RL run in which one thing was changed"
+        yield Drawing.make("ablations", figures.ablation_scores, published.ablations[0], said, note="1 seed")
 
 
 def _copied(published: Published, folder: Path) -> dict[str, str]:

@@ -18,7 +18,6 @@ from biomni_lib.analysis import (
     association,
     check_targets,
     compare_models,
-    score_table,
     seed_table,
     tasks_against_models,
     within_instance,
@@ -36,8 +35,27 @@ from biomni_lib.tools import domains_for, tool_names
 REFERENCES = ("sft", "sft_best", "teacher", "teacher_best")
 """Models that RL is compared with, where they were evaluated; the best heuristic comes beside them."""
 CODE_LETTERS = 12
+ACRONYMS = {
+    "gwas": "GWAS",
+    "crispr": "CRISPR",
+    "dbqa": "DbQA",
+    "seqqa": "SeqQA",
+    "lab": "LAB",
+    "bench": "Bench",
+    "opentargets": "Open Targets",
+    "pharmaprojects": "Pharmaprojects",
+}
+"""Words of tasks' names that are not written as they come."""
 READ_FOR_LENGTH = ("teacher", "sft", "rl")
 ROW = ("score", "ci_low", "ci_high", "format", "n", "seeds", "samples", "mean_tokens", "mean_turns")
+
+
+def title(task: str) -> str:
+    """A task's name as the paper prints it."""
+    if task == "all":
+        return "All tasks"
+    said = [ACRONYMS.get(word, word) for word in task.split("_")]
+    return words(" ".join(said))
 
 
 def verdict(low: float, high: float) -> str:
@@ -45,15 +63,16 @@ def verdict(low: float, high: float) -> str:
     return "above" if low > 0 else "below" if high < 0 else "unclear"
 
 
-def numbers(config: RunConfig, published: Published) -> dict[str, Any]:
+def numbers(config: RunConfig, published: Published, scores: pd.DataFrame) -> dict[str, Any]:
     """All numbers by place in the paper.
 
+    Args:
+        scores: `score_table` of the published rows.
     Raises: DataError when the rows lack a model that the paper cannot do without.
     """
     rows, draws = published.rows, config.evaluate.bootstrap
     if lacking := {"sft", "rl"} - set(rows["model"]):
         raise DataError(f"published rows of the seeds: no model {', '.join(sorted(lacking))}; publish the seeds again")
-    scores = score_table(rows, draws=draws)
     models = model_order(list(pd.unique(scores["model"])))
     return _plain(
         {
@@ -86,11 +105,13 @@ def _task(name: str, rows: pd.DataFrame) -> dict[str, Any]:
     known: dict[str, Any] = {**BUNDLED_TASKS, **PUBLIC_TASKS}
     about = inspect.getdoc(known[name]) if name in known else None
     told = about.splitlines()[0].rstrip(".") if about else words(name)
-    return {"name": name, "title": words(name), "about": told, "n": rows[rows["task"] == name]["instance_id"].nunique()}
+    return {"name": name, "title": title(name), "about": told, "n": rows[rows["task"] == name]["instance_id"].nunique()}
 
 
 def _model(name: str, scores: pd.DataFrame, rows: pd.DataFrame) -> dict[str, Any]:
-    kind = "trained" if name in TRAINED else "teacher" if rows[rows["model"] == name]["format"].notna().any() else "rule"
+    kind = (
+        "trained" if name in TRAINED else "teacher" if rows[rows["model"] == name]["format"].notna().any() else "rule"
+    )
     of_model = _by_name(scores[scores["model"] == name][["task", *ROW]], "task")
     return {"name": name, "label": look(name).label, "kind": kind, "tasks": of_model}
 
@@ -144,20 +165,21 @@ def _length(rows: pd.DataFrame, draws: int) -> dict[str, Any]:
 
 def _said(row: dict[str, Any]) -> dict[str, Any]:
     known = pd.notna(row["ci_low"])
-    names = {"label": look(row["model"]).label} | ({"title": words(row["task"])} if "task" in row else {})
+    names = {"label": look(row["model"]).label} | ({"title": title(row["task"])} if "task" in row else {})
     return {**row, **names, "verdict": verdict(row["ci_low"], row["ci_high"]) if known else "unknown"}
 
 
 def _article(scores: pd.DataFrame) -> dict[str, Any]:
     known = article_scores()
-    shown = tasks_against_models(scores[scores["model"].isin(["sft", "rl"])], known)
+    trained = scores.set_index("model").loc[["sft", "rl"]].reset_index()
+    shown = tasks_against_models(trained, known)
     return {
         "source": known["source"],
         "instances": sum(known["instances"].values()),
         "tasks": len(known["instances"]),
         "columns": [{"name": name, "published": name.startswith(PUBLISHED)} for name in map(str, shown)],
         "rows": [
-            {"task": task, "title": "All tasks" if task == "all" else words(str(task)), "values": list(row)}
+            {"task": task, "title": title(str(task)), "values": list(row)}
             for task, row in zip(shown.index, shown.to_numpy(), strict=True)
         ],
         "models": {

@@ -17,10 +17,9 @@ from biomni_lib.analysis.tables import require
 from biomni_lib.config import RunConfig
 from biomni_lib.errors import DataError
 from biomni_lib.stages import results
+from biomni_lib.stages.results import FROM_RUN
 
 COMPARED = ("score", "format")
-TRAINING_FIGURES = ("rl-learning-curves",)
-"""Figures that the paper shows where they were published; they cannot be drawn from the published tables."""
 NAMED_MAX = 3
 BENCH_ROW = re.compile(r"^\| `(?P<key>[\w.]+)` \| \*\*(?P<result>[^*]+)\*\* \|(?P<rest>.*)\|$")
 
@@ -33,7 +32,7 @@ class Published:
         summary: `summary-PRESET.json`. summary_seed: the seed whose rows it summarises.
         rows: evaluated rows of all seeds. settings: what made them, by dotted name.
         ablations: the table and the curves, or None.
-        bench: a dict a measurement (key, result, measured, against, beside) and the page's line on the machine, or None.
+        bench: as `read_bench` gives it, or None.
         figures: files by name of those that only a run can draw.
         missing: what is not there or was left out, a sentence each.
     """
@@ -83,7 +82,9 @@ def read_bench(file: Path) -> dict[str, Any]:
     for match in found:
         cells = [cell.strip() for cell in match["rest"].split(" |")]
         if len(cells) < 3:
-            raise DataError(f"{file}: the row of {match['key']} has {len(cells) + 2} cells, not 5; write the page again")
+            raise DataError(
+                f"{file}: the row of {match['key']} has {len(cells) + 2} cells, not 5; write the page again"
+            )
         rows.append({"key": match["key"], "result": match["result"]} | dict(zip(_CELLS, cells, strict=False)))
     return {"machine": machine.replace("`", ""), "rows": rows}
 
@@ -179,8 +180,8 @@ def _bench(config: RunConfig, missing: list[str]) -> dict[str, Any] | None:
 
 def _figures(config: RunConfig, missing: list[str]) -> dict[str, Path]:
     folder = results.figures_dir(config)
-    found = {name: folder / f"{name}.svg" for name in TRAINING_FIGURES if (folder / f"{name}.svg").is_file()}
-    for name in TRAINING_FIGURES:
+    found = {name: folder / f"{name}.svg" for name in FROM_RUN if (folder / f"{name}.svg").is_file()}
+    for name in FROM_RUN:
         if name not in found:
             missing.append(f"The figure {name} was not published for this preset.")
         elif not found[name].with_suffix(".txt").is_file():
