@@ -23,7 +23,7 @@ Sides of a ratio took turns within one run; each number is a median.
 
 | key | result | measured | against | beside |
 |---|---|---|---|---|
-| `sandbox.start_vs_fork` | **0.36** | 97.4 starts per second (ours) | 268.7 starts per second (fork) | 6.5 ms a start (gap) |
+| `sandbox.start_vs_fork` | **0.36** | 97.4 starts a second (ours) | 268.7 starts a second (fork) | 6.5 ms (gap) |
 | `learner.peak_gb` | **2.1 GB** | peak resident memory | | 39.8 GB (the logits held whole) |
 
 ## Conditions

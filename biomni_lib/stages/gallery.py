@@ -20,6 +20,8 @@ from biomni_lib.stages.citation import authors, bibtex, citation, cite_figure
 
 KINDS = ("pdf", "svg", "png", "csv")
 PAGE = "index.html"
+COUNTS = {"n": "instances", "instances": "instances", "sampled": "trajectories", "samples": "trajectories"}
+"""Column that counts what a point stands on, and what it counts; the first that a table has is told."""
 STYLE = """
 :root { color-scheme: light; }
 body { margin: 0 auto; max-width: 62rem; padding: 1.5rem; color: #1a1a1a; background: #fff;
@@ -27,7 +29,7 @@ body { margin: 0 auto; max-width: 62rem; padding: 1.5rem; color: #1a1a1a; backgr
 h1 { font-size: 1.6rem; margin: 0 0 .3rem; } h2 { font-size: 1.1rem; margin: 0 0 .6rem; }
 nav ul { columns: 3 14rem; padding-left: 1.1rem; } nav { margin: 1rem 0 2rem; }
 article { border-top: 1px solid #d9d9d9; padding: 1.5rem 0; }
-img { max-width: 100%; height: auto; display: block; margin: 0 auto 1rem; }
+img { width: 75%; height: auto; display: block; margin: 0 auto 1rem; }
 figcaption { color: #333; } figure { margin: 0; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem .8rem; font-size: .9rem; margin: .8rem 0; }
 dt { color: #6b6b6b; } dd { margin: 0; }
@@ -85,7 +87,11 @@ def facts(table: pd.DataFrame, said: str, seed: int) -> dict[str, str]:
         said: the caption, which names the interval where there is one.
         seed: of the run, for a table that does not speak of seeds.
     """
-    counted = next((column for column in ("n", "instances", "samples") if column in table), None)
+    counted = next((column for column in COUNTS if column in table), None)
+    if counted:
+        n = f"{_span(table[counted])} {COUNTS[counted]} a point"
+    else:
+        n = f"{table['step'].nunique()} steps" if "step" in table else "not counted"
     if "seeds" in table:
         seeds = str(int(table["seeds"].max()))
     elif "seed" in table:
@@ -96,7 +102,7 @@ def facts(table: pd.DataFrame, said: str, seed: int) -> dict[str, str]:
     drawn = {"ci_low", "ci_high"} <= set(table.columns)
     return {
         "points": str(len(table)),
-        "n": _span(table[counted]) if counted else "not counted in instances",
+        "n": n,
         "seeds": seeds,
         "interval": (interval or "from ci_low to ci_high of the CSV").rstrip(".") if drawn else "none drawn",
     }

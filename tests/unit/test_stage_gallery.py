@@ -1,6 +1,7 @@
 import base64
 import hashlib
 import json
+import shutil
 import struct
 
 import pandas as pd
@@ -8,7 +9,6 @@ import pytest
 
 from biomni_lib import figures
 from biomni_lib.errors import DataError, RunError
-from biomni_lib.lake import build_lake
 from biomni_lib.provenance import write_manifest
 from biomni_lib.stages import cards, citation, gallery, publication, results, summary
 from biomni_lib.stages.drawings import Drawing, save_drawings
@@ -49,7 +49,7 @@ def test_every_figure_is_in_the_page_with_caption_files_facts_and_how_to_cite(fo
     assert "Scores &lt;of&gt; a &amp; b. n = 40 to 80 instances a point. 3 seeds. 95% bootstrap intervals" in page
     assert "<of>" not in page
     assert "<dt>seeds</dt><dd>3</dd>" in page and "<dt>seeds</dt><dd>1 (seed 4)</dd>" in page
-    assert "<dt>interval</dt><dd>none drawn</dd>" in page
+    assert "<dt>interval</dt><dd>none drawn</dd>" in page and "<dt>n</dt><dd>8 steps</dd>" in page
     sha256 = hashlib.sha256((folder / "headline.csv").read_bytes()).hexdigest()
     assert f"data {sha256[:12]}" in page and sha256 in page and "@misc{biomni_r0_sft_loss," in page
 
@@ -93,10 +93,10 @@ def test_how_to_cite_comes_from_the_citation_file(tmp_path):
 
 
 @pytest.fixture
-def run(config, monkeypatch, tmp_path):
+def run(config, lake_dir, monkeypatch, tmp_path):
     """A finished run in small: files where the stages leave them, and their manifests."""
     here = paths(config)
-    build_lake(config.lake_dir)
+    shutil.copytree(lake_dir, config.lake_dir)
     here.data.mkdir(parents=True)
     (here.data / "train.parquet").write_text("instances")
     header = json.dumps({"a": {"dtype": "F32", "shape": [3, 5]}, "__metadata__": {}}).encode()

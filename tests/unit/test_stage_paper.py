@@ -158,7 +158,7 @@ def test_a_page_that_is_none_of_benchmarks_is_refused(tmp_path):
     file.write_text("# Something else\n")
     with pytest.raises(DataError, match="not a page of benchmarks"):
         read_bench(file)
-    file.write_text(PAGE.replace(" | 268.7 starts per second (fork) | 6.5 ms a start (gap) |", " |"))
+    file.write_text(PAGE.replace(" | 268.7 starts a second (fork) | 6.5 ms (gap) |", " |"))
     with pytest.raises(DataError, match=r"the row of sandbox.start_vs_fork has 3 cells, not 5"):
         read_bench(file)
 

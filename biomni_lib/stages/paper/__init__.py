@@ -74,6 +74,8 @@ def prepare(config: RunConfig) -> tuple[Path, dict[str, Any]]:
     shutil.rmtree(folder / "tables", ignore_errors=True)
     drawn = save_drawings(_drawings(config, published, scores), folder / "figures")
     captions = {name: drawing.caption for name, drawing in drawn.items()}
+    if "length-vs-score" not in captions:
+        found["missing"].append(f"No bin of response lengths has {BIN_MIN} answers, so none is drawn.")
     found["figures"] = captions | _copied(published, folder / "figures")
     atomic_write(folder / "numbers.json", json.dumps(found, indent=1, sort_keys=True, allow_nan=False) + "\n")
     for name, table in latex_tables(found).items():
@@ -120,7 +122,8 @@ def _drawings(config: RunConfig, published: Published, scores: pd.DataFrame) -> 
     curve = binned_curve(rows[rows["model"].isin(READ_FOR_LENGTH)], draws=draws)
     curve = curve[curve["samples"] >= BIN_MIN]
     note = f"Bins of equal counts, those of fewer than {BIN_MIN} answers left out; truncated answers included"
-    yield drawing("length-vs-score", figures.length_vs_score, curve, "Correctness by response length", note)
+    if not curve.empty:
+        yield drawing("length-vs-score", figures.length_vs_score, curve, "Correctness by response length", note)
     if published.ablations is not None:
         said = "Mean score after a short RL run in which one thing was changed"
         yield Drawing.make("ablations", figures.ablation_scores, published.ablations[0], said, note="1 seed")
