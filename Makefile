@@ -16,7 +16,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data reproduce notebooks summary verify seeds ablations figures bench settings lab test test-slow check format clean
+.PHONY: help setup data reproduce notebooks summary verify seeds ablations figures viewer bench settings lab test test-slow check format clean
 
 help: ## Print this help
 	@echo "Usage: make TARGET [PRESET=$(PRESET)]"
@@ -48,6 +48,9 @@ ablations: setup ## Run RL of PRESET again with one thing changed each time (cpu
 
 figures: setup ## Draw the figures of PRESET again from its tables
 	@$(STAGES) figures --preset $(PRESET)
+
+viewer: setup ## Write the trajectories of PRESET as one page to look at (runs/PRESET/viewer.html)
+	@$(STAGES) viewer --preset $(PRESET)
 
 bench: setup ## Measure speed as ratios within one run, into bench.json (ONLY=sandbox: one family)
 	@$(STAGES) bench --preset $(PRESET) $(addprefix --only ,$(ONLY))
