@@ -28,6 +28,7 @@ FLAGS = (
     "--hide-scrollbars",
     "--remote-debugging-pipe",
 )
+CODES = {"Enter": 13, "Escape": 27, "ArrowDown": 40, "ArrowUp": 38, "End": 35, "Home": 36, "PageDown": 34}
 ANSWER_S = 60.0
 
 
@@ -37,7 +38,7 @@ def chromium() -> str | None:
 
 
 class Page:
-    """One tab. `errors` holds what scripts threw and what the content policy refused; `requests` every address asked."""
+    """One tab. `errors`: what scripts threw and what the content policy refused; `requests`: addresses asked for."""
 
     def __init__(self, browser: "_Browser", session: str) -> None:
         self.browser, self.session = browser, session
@@ -50,7 +51,13 @@ class Page:
         return self.browser.send(method, params, self.session, self._event)
 
     def open(self, address: str) -> None:
+        self.send("Page.navigate", url="about:blank")
+        self.wait("location.href === 'about:blank'")
+        self.errors.clear()
+        self.requests.clear()
         self.send("Page.navigate", url=address)
+        here = json.dumps(address.partition("#")[0])
+        self.wait(f"location.href.startsWith({here}) && document.readyState === 'complete'")
 
     def run(self, script: str) -> Any:
         """Value of an expression; a promise is awaited. Raises: AssertionError with what it threw."""
@@ -63,25 +70,14 @@ class Page:
         """The condition's value once it is true."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            if value := self.run(f"(() => {condition})()" if condition.startswith("{") else condition):
+            if value := self.run(condition):
                 return value
             time.sleep(0.03)
         raise AssertionError(f"still false after {seconds} s: {condition}; errors: {self.errors}")
 
     def press(self, key: str, *, shift: bool = False) -> None:
         text = {"Enter": "\r"}.get(key, key if len(key) == 1 else "")
-        common = {"key": key, "modifiers": 8 if shift else 0}
-        code = {
-            "Enter": 13,
-            "Escape": 27,
-            "ArrowDown": 40,
-            "ArrowUp": 38,
-            "End": 35,
-            "Home": 36,
-            "PageDown": 34,
-            "Tab": 9,
-        }
-        common["windowsVirtualKeyCode"] = code.get(key, 0)
+        common = {"key": key, "modifiers": 8 if shift else 0, "windowsVirtualKeyCode": CODES.get(key, 0)}
         self.send("Input.dispatchKeyEvent", type="keyDown", text=text, **common)
         self.send("Input.dispatchKeyEvent", type="keyUp", **common)
 

@@ -22,7 +22,7 @@ from biomni_lib.stages.paths import paths
 from biomni_lib.tasks import Instance
 from biomni_lib.tasks.base import EVALUATION_ONLY
 from biomni_lib.tasks.splits import SPLITS
-from biomni_lib.viewer import Conversations, Entry, page, select, show
+from biomni_lib.viewer import Conversations, Entry, render_page, select, show
 from biomni_lib.viewer.records import NAN
 
 STAGES = ("sft", "rl", "evaluate")
@@ -53,7 +53,7 @@ def run(
     for note in notes:
         report(f"note: {note}")
     prompt = system_prompts(config.prompt.tools)
-    made = page(
+    made = render_page(
         entries,
         questions,
         title=f"Trajectories of {config.preset}" + (f", seed {config.seed}" if config.seed else ""),
@@ -94,7 +94,7 @@ def faults(config: RunConfig) -> list[str]:
     made = {stage: read_manifest(config, stage) for stage in STAGES}
     for stage, manifest in made.items():
         if manifest is None:
-            notes.append(f"Stage {stage} has not finished: what it has recorded so far is shown.")
+            notes.append(_unfinished(stage))
             continue
         if (manifest.preset, manifest.seed) != (config.preset, config.seed):
             raise RunError(
@@ -121,16 +121,22 @@ def recorded(config: RunConfig, report: Report, notes: list[str]) -> list[Entry]
     parts = [(f"evaluate/{path.name.removesuffix(TRAJECTORIES)}", path) for path in evaluated]
     parts += [(f"sft/{path.stem}", path) for path in (here.teacher, here.teacher_best) if path.is_file()]
     parts += [(f"rl/{path.stem}", path) for path in steps]
-    lacking = {"sft", "rl", "evaluate"} - {source.partition("/")[0] for source, _ in parts}
+    lacking = set(STAGES) - {source.partition("/")[0] for source, _ in parts}
     if not parts:
         remedy = f"run `make reproduce PRESET={config.preset}`"
         raise DataError(f"{here.run_dir}: no trajectory was recorded by sft, rl or evaluate; {remedy}")
-    notes += [f"Nothing was recorded by stage {stage}." for stage in STAGES if stage in lacking]
+    for stage in filter(lacking.__contains__, STAGES):
+        nothing = f"Nothing was recorded by stage {stage}."
+        notes[:] = [note for note in notes if note != _unfinished(stage)] + [nothing]
     entries = []
     for source, path in parts:
         report(f"viewer: reading {source}")
         entries += _entries(config, source, path, notes)
     return entries
+
+
+def _unfinished(stage: str) -> str:
+    return f"Stage {stage} has not finished: what it has recorded so far is shown."
 
 
 def _entries(config: RunConfig, source: str, path: Path, notes: list[str]) -> list[Entry]:

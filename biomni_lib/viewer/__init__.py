@@ -6,7 +6,7 @@ turn the reading direction are shown by their number.
 """
 
 from biomni_lib.viewer.notebook import Conversations, show
-from biomni_lib.viewer.page import page
+from biomni_lib.viewer.page import render_page
 from biomni_lib.viewer.records import Entry, select
 
-__all__ = ["Conversations", "Entry", "page", "select", "show"]
+__all__ = ["Conversations", "Entry", "render_page", "select", "show"]

@@ -91,9 +91,8 @@ def _conversation(trajectory: Trajectory, instance: Instance | None) -> str:
     told = [f"{facts[key]} {key}" for key in ("tokens", "turns")]
     told += [f"{key} {facts[key]:g}" for key in ("correctness", "format", "reward") if facts[key] is not None]
     told += [trajectory.ending.replace("_", " "), f"{facts['seconds']:.1f} s"]
-    head = (
-        f"<h5>{escape(look(name).label) if name else 'Trajectory'}</h5><p>{escape(' · '.join(filter(None, told)))}</p>"
-    )
+    title = look(name).label if name else "Trajectory"
+    head = f"<h5>{escape(title)}</h5><p>{escape(' · '.join(filter(None, told)))}</p>"
     turns = "".join(_turn(turn, number) for number, turn in enumerate(shown["turns"], 1))
     wanted = _part("Wanted", _code(instance.gold, "json")) if instance else ""
     return f"<div>{head}{turns}{wanted}</div>"

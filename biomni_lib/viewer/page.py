@@ -31,7 +31,7 @@ Questions = Mapping[tuple[str, str], Instance]
 """Instances by (task, id)."""
 
 
-def page(
+def render_page(
     entries: Sequence[Entry],
     questions: Questions,
     *,

@@ -27,7 +27,7 @@ class App {
     this.panel = new FilterPanel(byId("filters"), this.filters, () => this.filtersChanged());
     this.list = new List(data, (i, compare) => this.show(i, compare && this.open >= 0 ? this.open : -1, true), () => { this.list.show(this.filters.passing); this.link(); });
     this.detail = byId("detail");
-    byId("title").textContent = data.title;
+    byId("title").textContent = visible(data.title);
     byId("query").addEventListener("input", (event) => { this.filters.query = event.target.value.trim(); this.filters.hits = null; this.searching++; this.filtersChanged(); });
     byId("query").addEventListener("keydown", (event) => { if (event.key === "Enter") { event.preventDefault(); this.deepSearch(); } });
     byId("deep").addEventListener("click", () => this.deepSearch());

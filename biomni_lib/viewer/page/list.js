@@ -84,11 +84,11 @@ class List {
     this.draw();
   }
 
-  /** The row so many places from the open one; the first when none is open. */
+  /** The row so many places from the open one; the first, or by an infinity the last, when none is open. */
   neighbour(by) {
     if (!this.order.length) return -1;
     const position = this.order.indexOf(this.active);
-    return this.order[position < 0 ? 0 : Math.max(0, Math.min(this.order.length - 1, position + by))];
+    return this.order[position < 0 ? (by === Infinity ? this.order.length - 1 : 0) : Math.max(0, Math.min(this.order.length - 1, position + by))];
   }
 
   get pageRows() {
