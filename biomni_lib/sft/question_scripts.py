@@ -1,8 +1,8 @@
 """What the scripted teacher writes about a question with six options.
 
-Of a question on the lake (`lab_bench_dbqa`) the code copies the facts, gives each option a score by the tools, and prints
-the letter of the best. A case of CRISPR delivery needs no tool: a rule of thumb names
-the method; there `lucky_guess` guesses and every other strategy follows the rule.
+Of a question on the lake (`lab_bench_dbqa`) the code copies the facts, scores each option by the tools, and prints the
+letter of the best. A case of CRISPR delivery needs no tool: a rule of thumb names the method; there `lucky_guess`
+guesses and every other strategy follows the rule.
 """
 
 from __future__ import annotations
