@@ -16,7 +16,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data reproduce notebooks summary verify seeds ablations figures paper bench settings lab test test-slow check format clean
+.PHONY: help setup data reproduce notebooks summary verify seeds ablations figures paper bench settings lab test test-slow check format clean viewer
 
 help: ## Print this help
 	@echo "Usage: make TARGET [PRESET=$(PRESET)]"
@@ -51,6 +51,9 @@ figures: setup ## Draw the figures of PRESET again from its tables
 
 paper: setup ## Set the paper of PRESET from results/ (Typst, offline, in seconds), with figures and tables for LaTeX
 	@$(STAGES) paper --preset $(PRESET)
+
+viewer: setup ## Write the trajectories of PRESET as one page to look at (runs/PRESET/viewer.html)
+	@$(STAGES) viewer --preset $(PRESET)
 
 bench: setup ## Measure speed as ratios within one run, into bench.json (ONLY=sandbox: one family)
 	@$(STAGES) bench --preset $(PRESET) $(addprefix --only ,$(ONLY))

@@ -130,6 +130,23 @@ def paper(preset: Preset = "cpu", seed: Seed = 0, runs_root: RunsRoot = "runs", 
 
 
 @app.command()
+def viewer(
+    preset: Preset = "cpu",
+    seed: Seed = 0,
+    runs_root: RunsRoot = "runs",
+    changed: Settings = None,
+    source: Annotated[list[str] | None, typer.Option(help="evaluate, sft or rl; may be repeated.")] = None,
+    task: Annotated[list[str] | None, typer.Option(help="A task's name; may be repeated.")] = None,
+    model: Annotated[list[str] | None, typer.Option(help="A model, such as rl; may be repeated.")] = None,
+) -> None:
+    """Write the trajectories that a run recorded as one page to look at, viewer.html."""
+    from biomni_lib.stages import viewer
+
+    config = settings(preset, seed, runs_root, changed)
+    viewer.run(config, sources=source or (), tasks=task or (), models=model or ())
+
+
+@app.command()
 def bench(
     preset: Preset = "cpu",
     seed: Seed = 0,
