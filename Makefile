@@ -6,6 +6,7 @@ LOCK ?= environment/cpu.lock
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 LAB_ARGS ?=
 ONLY ?=
+GPU ?=
 
 BIN := .venv/bin
 STAGES := $(BIN)/python -m biomni_lib.stages
@@ -16,7 +17,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data reproduce notebooks summary verify seeds ablations figures paper bench settings lab test test-slow check format clean viewer
+.PHONY: help setup data reproduce notebooks summary verify seeds ablations figures paper bench settings lab test test-slow check format clean viewer plan
 
 help: ## Print this help
 	@echo "Usage: make TARGET [PRESET=$(PRESET)]"
@@ -27,6 +28,9 @@ setup: ## Make .venv with the locked environment (other targets do it too)
 
 data: setup ## Build the data lake; its public tier is downloaded, or taken from BIOMNI_DATA_MIRROR
 	@$(STAGES) data --preset $(PRESET)
+
+plan: setup ## Print what PRESET needs before it starts: memory, cards, tokens, GPU-hours (GPU="H100-80GB x1" names cards)
+	@$(STAGES) plan --preset $(PRESET) $(if $(GPU),--gpu "$(GPU)")
 
 reproduce: setup ## Run every stage and make every number and figure (PRESET=cpu: about half an hour on 2 cores)
 	@$(STAGES) reproduce --preset $(PRESET)

@@ -50,6 +50,14 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
 
+def _later(default: Any, **rules: Any) -> Any:
+    """A field that joined its section later: left out of keys and manifests while it has its default.
+
+    So what older code made under the same settings stays made.
+    """
+    return Field(default, exclude_if=lambda value: value == default, **rules)
+
+
 class DataConfig(Section):
     """The tasks, and the simulated patients of two of them; every count is per task."""
 
@@ -111,6 +119,12 @@ class ModelConfig(Section):
         3072, ge=512, description="Vocabulary size of the tokenizer that is trained on the training split."
     )
     context: int = Field(1024, ge=64, description="Longest sequence in tokens, prompt included.")
+    dtype: Literal["float32", "bfloat16"] = _later(
+        "float32", description="Numbers of the forward and backward pass; trained weights stay in float32."
+    )
+    yarn_factor: float | None = _later(
+        None, gt=1, description="YaRN's factor over the positions that the pretrained model knows; none leaves them."
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -120,6 +134,8 @@ class ModelConfig(Section):
             _require(self.path is not None, "model.kind = 'pretrained'", "needs model.path, the model's folder")
         else:
             _require(self.path is None, f"model.path = '{self.path}'", "is only for model.kind = 'pretrained'")
+            yarn = f"model.yarn_factor = {self.yarn_factor}"
+            _require(self.yarn_factor is None, yarn, "is only for model.kind = 'pretrained'")
         return self
 
 
@@ -147,7 +163,7 @@ class AgentConfig(Section):
 class EngineConfig(Section):
     """Who generates tokens."""
 
-    kind: Literal["transformers"] = Field("transformers", description="Engine that serves the rollouts.")
+    kind: Literal["transformers", "vllm"] = Field("transformers", description="Engine that serves the rollouts.")
     slots: int = Field(64, ge=1, description="Trajectories decoded together.")
     parked: int = Field(
         192, ge=0, description="Conversations in their tools whose KV cache is put aside while others use their slots."
@@ -201,11 +217,73 @@ class EnvironmentConfig(Section):
 
 
 class TeacherConfig(Section):
-    """The scripted teacher and what is kept of its trajectories."""
+    """Who the teacher is, and what is kept of its trajectories."""
+
+    engine: Literal["scripted", "openai", "anthropic"] = _later(
+        "scripted",
+        description="`scripted` is a program, `openai` any OpenAI-compatible endpoint, `anthropic` Anthropic's.",
+    )
+    model: str | None = _later(None, description="The model's name at the endpoint; none for the scripted teacher.")
 
     instances: int = Field(1200, ge=1, description="Training instances per task that the teacher tries.")
     samples_per_instance: int = Field(3, ge=1, description="Trajectories sampled per instance.")
     cap_per_instance: int = Field(2, ge=1, description="Most accepted trajectories kept per instance.")
+
+    @model_validator(mode="after")
+    def _named(self) -> Self:
+        engine, model = f"teacher.engine = {self.engine!r}", f"teacher.model = {self.model!r}"
+        if self.engine == "scripted":
+            _require(self.model is None, model, "is only for teacher.engine 'openai' and 'anthropic'")
+        else:
+            _require(bool(self.model), engine, "needs teacher.model, the model's name at the endpoint")
+        return self
+
+
+class ApiConfig(Section):
+    """Endpoints that cost money: how much and how fast. Keys come from the environment alone.
+
+    A provider's own endpoint reads OPENAI_API_KEY or ANTHROPIC_API_KEY, another server BIOMNI_API_KEY if it is set.
+    """
+
+    url: str | None = Field(
+        None,
+        pattern=r"^https?://\S+$",
+        description="Base URL of another server, such as vLLM's `http://HOST:PORT/v1` (without `/v1` where it is asked "
+        "as Anthropic's); none for the provider's own.",
+    )
+    prices: Path | None = Field(
+        None,
+        description="TOML file with USD per million tokens by model; a provider's own endpoint is not asked without.",
+    )
+    spend_max_usd: float = Field(20.0, gt=0, description="Most USD that a run spends, all its starts together.")
+    requests_per_minute: int | None = Field(None, ge=1, description="Most requests a minute; none for no limit.")
+    tokens_per_minute: int | None = Field(None, ge=1, description="Most tokens a minute, read and written together.")
+    concurrency: int = Field(16, ge=1, description="Trajectories under way at once.")
+    retries: int = Field(
+        6, ge=0, description="Attempts after a first that failed or was refused for the moment, with growing pauses."
+    )
+    timeout_s: float = Field(600, gt=0, description="Seconds for one attempt.")
+
+
+class PlacementConfig(Section):
+    """Which cards do what, for presets on GPUs; the plan (`make plan`) adds it up."""
+
+    engines: int = Field(1, ge=1, description="Engines, each on `tensor_parallel` cards.")
+    tensor_parallel: int = Field(1, ge=1, description="Cards that share one engine's weights and KV cache.")
+    learner_ranks: int = Field(1, ge=1, description="Cards that share the learner's weights and optimizer.")
+    context_parallel: int = Field(1, ge=1, description="Of these, how many share one sequence.")
+    share: Literal["apart", "together", "turns"] = Field(
+        "apart",
+        description="Engines and learner on cards of their own (`apart`), on the same ones at once (`together`), or on "
+        "the same ones with the engine asleep while the learner works (`turns`).",
+    )
+
+    @model_validator(mode="after")
+    def _divided(self) -> Self:
+        ranks = f"placement.learner_ranks = {self.learner_ranks}"
+        rule = f"must be a multiple of placement.context_parallel = {self.context_parallel}"
+        _require(self.learner_ranks % self.context_parallel == 0, ranks, rule)
+        return self
 
 
 class PretrainingConfig(Section):
@@ -333,7 +411,9 @@ class RunConfig(Section):
     engine: EngineConfig = Field(EngineConfig(), description="Who generates tokens.")
     sandbox: SandboxConfig = Field(SandboxConfig(), description="Where the agent's code runs.")
     environment: EnvironmentConfig = Field(EnvironmentConfig(), description="Who runs the sandbox.")
-    teacher: TeacherConfig = Field(TeacherConfig(), description="The scripted teacher.")
+    teacher: TeacherConfig = Field(default_factory=TeacherConfig, description="The teacher.")
+    api: ApiConfig = Field(ApiConfig(), description="Endpoints that cost money.")
+    placement: PlacementConfig = Field(default_factory=PlacementConfig, description="Which cards do what.")
     pretraining: PretrainingConfig = Field(default_factory=PretrainingConfig, description="Copying, from scratch.")
     sft: SftConfig = Field(SftConfig(), description="Supervised fine-tuning.")
     rl: RlConfig = Field(default_factory=RlConfig, description="Reinforcement learning.")
@@ -498,7 +578,7 @@ def _lines(section: Section, only: str | None = None) -> list[str]:
     values = section.model_dump(mode="json")
     names = [only] if only else list(values)
     fields = type(section).model_fields
-    return [f"{n} = {json.dumps(values[n])}  # {fields[n].description}" for n in names if values[n] is not None]
+    return [f"{n} = {json.dumps(values[n])}  # {fields[n].description}" for n in names if values.get(n) is not None]
 
 
 def main() -> int:
