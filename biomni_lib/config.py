@@ -139,7 +139,7 @@ class AgentConfig(Section):
 class EngineConfig(Section):
     """Who generates tokens."""
 
-    kind: Literal["transformers"] = Field("transformers", description="Engine that serves the rollouts.")
+    kind: Literal["transformers", "vllm"] = Field("transformers", description="Engine that serves the rollouts.")
     slots: int = Field(64, ge=1, description="Trajectories decoded together.")
     parked: int = Field(
         192, ge=0, description="Conversations in their tools whose KV cache is put aside while others use their slots."
@@ -147,6 +147,18 @@ class EngineConfig(Section):
     threads: int = Field(1, ge=1, description="Threads of the engine's arithmetic.")
     prefill_chunk: int = Field(
         128, ge=8, description="Tokens read at once when a prompt or an observation enters a slot."
+    )
+    kv_cache_gb: float | None = Field(
+        None,
+        gt=0,
+        description="GiB of vLLM's KV cache; when not given, on CPU what slots and parked conversations need at full "
+        "length, on a GPU what vLLM takes by itself.",
+    )
+    parity_max: float = Field(
+        1e-2,
+        gt=0,
+        description="Largest difference in log-probability between engine and learner on the same tokens; beyond it "
+        "an RL run stops. In float32 they differ by 1e-5, a stale weight by 1e-1 and more.",
     )
 
 

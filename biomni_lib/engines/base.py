@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FinishReason = Literal["stop", "eos", "length"]
+KvOnUpdate = Literal["keep", "recompute"]
 Shapes = Mapping[str, Sequence[int]]
 
 
@@ -93,9 +94,7 @@ def check_prompt(prompt_ids: Sequence[int], *, context: int, vocabulary: int) ->
         raise EngineError(f"prompt holds a token id outside the model's {vocabulary}; use the model's own tokenizer")
 
 
-def check_weights(
-    version: int, own: Shapes, given: Shapes, *, tied: Collection[str] = (), kept: int
-) -> None:
+def check_weights(version: int, own: Shapes, given: Shapes, *, tied: Collection[str] = (), kept: int) -> None:
     """Refuse weights that are not the model's.
 
     Args:

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,13 +28,20 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from biomni_lib.agent.chat import ChatRenderer
-from biomni_lib.engines.base import Completion, EngineStats, FinishReason, Sampling, check_prompt, check_weights
+from biomni_lib.engines.base import (
+    Completion,
+    EngineStats,
+    FinishReason,
+    KvOnUpdate,
+    Sampling,
+    check_prompt,
+    check_weights,
+)
 from biomni_lib.engines.sampler import sample
 from biomni_lib.engines.slots import ATTENTION, SlotCache
 from biomni_lib.errors import EngineError
 
 PREFIXES_KEPT = 128
-KvOnUpdate = Literal["keep", "recompute"]
 
 
 @dataclasses.dataclass
@@ -179,7 +186,8 @@ class TransformersEngine:
         await asyncio.to_thread(self._thread.join)
 
     def _check_weights(self, version: int, state: Mapping[str, Tensor]) -> None:
-        own, given = ({name: tensor.shape for name, tensor in tensors.items()} for tensors in (self.model.state_dict(), state))
+        own = {name: tensor.shape for name, tensor in self.model.state_dict().items()}
+        given = {name: tensor.shape for name, tensor in state.items()}
         tied = getattr(self.model, "all_tied_weights_keys", {}) or {}
         check_weights(version, own, given, tied=tied, kept=self.version)
 

@@ -24,10 +24,18 @@ import tempfile
 import time
 from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from biomni_lib.agent.chat import ChatRenderer
-from biomni_lib.engines.base import Completion, EngineStats, FinishReason, Sampling, check_prompt, check_weights
+from biomni_lib.engines.base import (
+    Completion,
+    EngineStats,
+    FinishReason,
+    KvOnUpdate,
+    Sampling,
+    check_prompt,
+    check_weights,
+)
 from biomni_lib.errors import EngineError
 
 if TYPE_CHECKING:
@@ -69,7 +77,7 @@ class VllmEngine:
         *,
         context: int,
         adapter_rank: int | None = None,
-        kv_on_update: Literal["keep", "recompute"] = "keep",
+        kv_on_update: KvOnUpdate = "keep",
     ) -> None:
         self.renderer, self.context, self.kv_on_update = renderer, context, kv_on_update
         self.version = 0
@@ -94,7 +102,7 @@ class VllmEngine:
         places: int | None = None,
         kv_cache_gb: float | None = None,
         adapter_rank: int | None = None,
-        kv_on_update: Literal["keep", "recompute"] = "keep",
+        kv_on_update: KvOnUpdate = "keep",
     ) -> VllmEngine:
         """Start vLLM for a model folder; takes half a minute on a CPU.
 

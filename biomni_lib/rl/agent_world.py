@@ -5,17 +5,21 @@ from __future__ import annotations
 import contextlib
 import zlib
 from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
 
 from biomni_lib.agent.chat import ChatRenderer
 from biomni_lib.agent.ledger import Trajectory
 from biomni_lib.agent.prompt import system_prompt
 from biomni_lib.agent.rollout import RolloutSettings, ToolEnvironment, rollout, rollout_seed
 from biomni_lib.engines.base import Engine
-from biomni_lib.engines.transformers_engine import TransformersEngine
+from biomni_lib.engines.local import load_engine, takes_adapters
 from biomni_lib.rewards import score
 from biomni_lib.rl.scheduler import Ticket
 from biomni_lib.rl.worker import WorkerSpec, World
 from biomni_lib.sandbox import Environment, start_environment
+
+if TYPE_CHECKING:
+    from biomni_lib.engines.local import LocalEngine
 
 SEED_DOMAIN = zlib.crc32(b"rl.rollout")
 
@@ -24,20 +28,19 @@ SEED_DOMAIN = zlib.crc32(b"rl.rollout")
 async def agent_world(spec: WorkerSpec) -> AsyncIterator[World]:
     """Engine and sandbox of a run, each going on by itself."""
     async with engine_and_sandbox(spec) as (engine, sandbox):
-        yield World(engine, MemberRunner(spec, engine, sandbox, engine.renderer))
+        yield World(engine, MemberRunner(spec, engine, sandbox, engine.renderer), probe_prompt(spec, engine.renderer))
 
 
 @contextlib.asynccontextmanager
-async def engine_and_sandbox(spec: WorkerSpec) -> AsyncIterator[tuple[TransformersEngine, Environment]]:
+async def engine_and_sandbox(spec: WorkerSpec) -> AsyncIterator[tuple[LocalEngine, Environment]]:
     """Open both for a run, and close them after it."""
     config = spec.config
-    engine = TransformersEngine.load(
+    engine = load_engine(
+        config,
         spec.model_dir,
-        slots=config.engine.slots,
-        context=config.model.context,
-        prefill_chunk=config.engine.prefill_chunk,
         parked=config.engine.parked,
         kv_on_update=config.rl.kv_on_update,
+        adapter_rank=config.rl.lora_rank if takes_adapters(config) else None,
     )
     try:
         sandbox = await start_environment(config, config.lake_dir)
@@ -47,6 +50,12 @@ async def engine_and_sandbox(spec: WorkerSpec) -> AsyncIterator[tuple[Transforme
             await sandbox.close()
     finally:
         await engine.close()
+
+
+def probe_prompt(spec: WorkerSpec, renderer: ChatRenderer) -> list[int]:
+    """The prompt of the parity gate: that of the run's first instance."""
+    system = system_prompt(spec.config.prompt.tools)
+    return [token for instance in spec.instances[:1] for token in renderer.prompt(system, instance.prompt)]
 
 
 class MemberRunner:
