@@ -51,8 +51,13 @@ class Section(BaseModel):
 
 
 class DataConfig(Section):
-    """The simulated patients; every count is per task."""
+    """The tasks, and the simulated patients of two of them; every count is per task."""
 
+    tasks: tuple[str, ...] = Field(
+        ("rare_disease_diagnosis", "patient_gene_detection"),
+        min_length=1,
+        description="Tasks that are trained on and evaluated; those whose data are not built are left out by name.",
+    )
     train_instances: int = Field(2000, ge=1, description="Training instances per task.")
     dev_instances: int = Field(300, ge=1, description="Development instances per task, for tuning.")
     heldout_instances: int = Field(300, ge=1, description="Held-out instances per task, opened once, for the results.")
@@ -65,6 +70,9 @@ class DataConfig(Section):
         1, ge=0, description="Most of a patient's terms that have nothing to do with the disease."
     )
     candidates: int = Field(6, ge=2, description="Candidate genes shown, the right one included.")
+    names: bool = Field(
+        False, description="Whether questions on the lake name genes, diseases and terms beside their ids."
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
