@@ -141,6 +141,7 @@ class VllmEngine:
         if kv_cache_gb is not None:
             settings["kv_cache_memory_bytes"] = round(kv_cache_gb * GIB)
         if current_platform.is_cpu():
+            _check_head(model_dir)
             room = _cpu_cache_bytes(model_dir, context, places or slots)
             settings |= {"dtype": "float32", "enforce_eager": True, "block_size": CPU_BLOCK}
             settings["distributed_executor_backend"] = "uni"
@@ -154,8 +155,9 @@ class VllmEngine:
         except (RuntimeError, ValueError) as error:
             raise EngineError(f"vLLM does not start for {model_dir}: {_one_line(error)}") from error
         renderer, shapes = ChatRenderer.load(model_dir), read_shapes(sorted(model_dir.glob("*.safetensors")))
-        sizes = {"context": context, "adapter_rank": adapter_rank}
-        return cls(core, counter, renderer, shapes, kv_on_update=kv_on_update, **sizes)
+        return cls(
+            core, counter, renderer, shapes, context=context, adapter_rank=adapter_rank, kv_on_update=kv_on_update
+        )
 
     async def generate(self, prompt_ids: Sequence[int], sampling: Sampling, *, session: str = "") -> Completion:
         """See `Engine.generate`; no log-probs below top-p 1.
@@ -203,10 +205,10 @@ class VllmEngine:
         try:
             return await task
         except asyncio.CancelledError:
-            me = asyncio.current_task()
-            if self._closed and not (me and me.cancelling()):
-                raise EngineError("the engine was closed while generating") from None
-            raise
+            caller = asyncio.current_task()
+            if caller is not None and caller.cancelling():
+                raise
+            raise EngineError("the engine was closed while generating") from None
         finally:
             self._tasks.discard(task)
 
@@ -377,11 +379,27 @@ def _cpu_cache_bytes(model_dir: Path, context: int, places: int) -> int:
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(model_dir)
-    heads = config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // heads
-    token = 2 * config.num_hidden_layers * (getattr(config, "num_key_value_heads", None) or heads) * width * 4
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    token = 2 * config.num_hidden_layers * heads * _head_dim(config) * 4
     blocks = 1 + places * (-(-context // CPU_BLOCK) + 1)
     return int(token * CPU_BLOCK * blocks)
+
+
+def _check_head(model_dir: Path) -> None:
+    """Raises: EngineError when vLLM's attention on CPU has no kernel for the width of a head."""
+    from transformers import AutoConfig
+    from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
+
+    width, known = _head_dim(AutoConfig.from_pretrained(model_dir)), CPUAttentionBackend.get_supported_head_sizes()
+    if width not in known:
+        raise EngineError(
+            f"{model_dir}: model.head_dim = {width}: vLLM on CPU takes {', '.join(map(str, known))};"
+            " train a model with such heads, or use engine.kind = 'transformers'"
+        )
+
+
+def _head_dim(config: Any) -> int:
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
 def _vllm_sampling(sampling: Sampling, room: int, end_of_turn: int) -> Any:

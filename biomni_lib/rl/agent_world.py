@@ -28,7 +28,8 @@ SEED_DOMAIN = zlib.crc32(b"rl.rollout")
 async def agent_world(spec: WorkerSpec) -> AsyncIterator[World]:
     """Engine and sandbox of a run, each going on by itself."""
     async with engine_and_sandbox(spec) as (engine, sandbox):
-        yield World(engine, MemberRunner(spec, engine, sandbox, engine.renderer), probe_prompt(spec, engine.renderer))
+        runner = MemberRunner(spec, engine, sandbox, engine.renderer)
+        yield World(engine, runner, runner.probe())
 
 
 @contextlib.asynccontextmanager
@@ -52,12 +53,6 @@ async def engine_and_sandbox(spec: WorkerSpec) -> AsyncIterator[tuple[LocalEngin
         await engine.close()
 
 
-def probe_prompt(spec: WorkerSpec, renderer: ChatRenderer) -> list[int]:
-    """The prompt of the parity gate: that of the run's first instance."""
-    system = system_prompt(spec.config.prompt.tools)
-    return [token for instance in spec.instances[:1] for token in renderer.prompt(system, instance.prompt)]
-
-
 class MemberRunner:
     """Rolls out and scores members of groups.
 
@@ -68,7 +63,7 @@ class MemberRunner:
     def __init__(self, spec: WorkerSpec, engine: Engine, sandbox: ToolEnvironment, renderer: ChatRenderer) -> None:
         config = spec.config
         self.config, self.engine, self.sandbox, self.renderer = config, engine, sandbox, renderer
-        self.format_weight = spec.format_weight
+        self.format_weight, self.first = spec.format_weight, spec.instances[:1]
         self.settings = RolloutSettings(
             agent=config.agent,
             system_prompt=system_prompts(config.prompt.tools),
@@ -76,6 +71,11 @@ class MemberRunner:
             temperature=config.rl.temperature,
             deadlines=config.rl.max_staleness > 0,
         )
+
+    def probe(self) -> list[int]:
+        """The prompt on which engine and learner are compared: that of the run's first instance."""
+        system = self.settings.system_prompt
+        return [token for one in self.first for token in self.renderer.prompt(system(one.task), one.prompt)]
 
     async def __call__(self, ticket: Ticket) -> Trajectory:
         """Roll one member of a group out and score it; each attempt draws anew."""

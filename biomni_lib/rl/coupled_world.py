@@ -17,7 +17,7 @@ from torch import Tensor
 
 from biomni_lib.agent.rollout import ToolEnvironment, ToolResult, ToolSession
 from biomni_lib.engines.base import Completion, Engine, EngineStats, Sampling
-from biomni_lib.rl.agent_world import MemberRunner, engine_and_sandbox, probe_prompt
+from biomni_lib.rl.agent_world import MemberRunner, engine_and_sandbox
 from biomni_lib.rl.worker import WorkerSpec, World
 
 Phase = Literal["reply", "tool"]
@@ -58,7 +58,8 @@ async def coupled_world(spec: WorkerSpec) -> AsyncIterator[World]:
     phases = Phases()
     async with engine_and_sandbox(spec) as (engine, sandbox):
         coupled = _Engine(engine, phases), _Sandbox(sandbox, phases)
-        yield World(engine, MemberRunner(spec, *coupled, engine.renderer), probe_prompt(spec, engine.renderer))
+        runner = MemberRunner(spec, *coupled, engine.renderer)
+        yield World(engine, runner, runner.probe())
 
 
 class _Engine(Engine):
