@@ -36,12 +36,13 @@ from biomni_lib.engines.base import (
     check_prompt,
     check_weights,
 )
+from biomni_lib.engines.vllm_worker import OWNER, WeightSwap
 from biomni_lib.errors import EngineError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-WEIGHT_SWAP = "biomni_lib.engines.vllm_worker.WeightSwap"
+WEIGHT_SWAP = f"{WeightSwap.__module__}.{WeightSwap.__name__}"
 ADAPTER_CONFIG = "adapter_config.json"  # what makes a folder a LoRA adapter, by peft's convention
 ADAPTER = ("policy", 1)  # name and number under which vLLM knows the adapter, whatever its version
 ADAPTER_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # vllm/config/lora.py: room is made for one of these
@@ -372,6 +373,7 @@ def _set_environment(threads: int) -> None:
     }
     for name, value in wanted.items():
         os.environ.setdefault(name, value)
+    os.environ[OWNER] = str(os.getpid())
 
 
 def _cpu_cache_bytes(model_dir: Path, context: int, places: int) -> int:

@@ -1,13 +1,22 @@
-"""What runs inside vLLM's worker processes beside vLLM's own code: the swap of all weights.
+"""What runs inside vLLM's worker processes beside vLLM's own code: the swap of all weights, and an end with the owner.
 
 vLLM reloads weights in place, but on CPU an output projection tied to the embeddings keeps a packed copy of the old
 ones (vllm/model_executor/layers/vocab_parallel_embedding.py): the reload names it as loaded, and every log-prob is
 wrong by more than 1 without an error. So the output projection is processed once more after each reload.
+
+vLLM's processes outlive one that is killed, and keep its memory. So whoever starts them leaves its process id in OWNER;
+a worker ends when that process has, and vLLM's engine process ends with its workers.
 """
 
 from __future__ import annotations
 
+import os
+import threading
 from typing import Any
+
+import psutil
+
+OWNER = "BIOMNI_ENGINE_OWNER"
 
 
 class WeightSwap:
@@ -25,3 +34,12 @@ class WeightSwap:
         for module in self.model_runner.get_model().modules():
             if isinstance(module, ParallelLMHead):
                 module.quant_method.process_weights_after_loading(module)
+
+
+def _end_with(owner: psutil.Process) -> None:
+    owner.wait()
+    os._exit(1)
+
+
+if OWNER in os.environ and os.environ[OWNER] != str(os.getpid()):  # vLLM imports this module in its workers alone
+    threading.Thread(target=_end_with, args=(psutil.Process(int(os.environ[OWNER])),), daemon=True).start()

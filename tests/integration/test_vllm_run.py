@@ -1,9 +1,13 @@
 """RL runs whose engine is vLLM, in its own environment: `make test-vllm`. The loop is the one of every run."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -24,6 +28,7 @@ from tests.vllm_toy import stale_world
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
 HEAD_DIM = 32  # the smallest that vLLM's attention on CPU takes
+SIZES = acting_toy.MODEL.model_copy(update={"head_dim": HEAD_DIM})
 ENGINE = {"kind": "vllm", "slots": 4}
 
 
@@ -71,12 +76,39 @@ def test_a_model_whose_heads_are_too_narrow_is_refused_before_vllm_starts(tmp_pa
         VllmEngine.load(tmp_path, slots=2, context=128)
 
 
+OWNER = """
+import sys
+from pathlib import Path
+import psutil
+from biomni_lib.engines.vllm_engine import VllmEngine
+if __name__ == "__main__":
+    engine = VllmEngine.load(Path(sys.argv[1]), slots=2, context=128)
+    print(*(child.pid for child in psutil.Process().children(recursive=True)), flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_vllm_ends_with_a_process_that_is_killed(tmp_path: Path) -> None:
+    save_model(acting_toy.model(sizes=SIZES), acting_toy.tokenizer(), tmp_path / "model")
+    (tmp_path / "owner.py").write_text(OWNER)
+    command = [sys.executable, str(tmp_path / "owner.py"), str(tmp_path / "model")]
+    environment = os.environ | {"PYTHONPATH": os.getcwd()}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as owner:
+        assert owner.stdout is not None
+        children = [psutil.Process(int(pid)) for pid in owner.stdout.readline().split()]
+        owner.kill()
+    assert children
+    _, alive = psutil.wait_procs(children, timeout=30)
+    for process in alive:
+        process.kill()
+    assert not alive
+
+
 def test_vllms_own_reload_leaves_a_stale_head_and_the_gate_stops_the_run(
     make_config: Callable[..., RunConfig], tmp_path: Path
 ) -> None:
-    sizes = acting_toy.MODEL.model_copy(update={"head_dim": HEAD_DIM})
-    save_model(acting_toy.model(sizes=sizes), acting_toy.tokenizer(), tmp_path / "model")
+    save_model(acting_toy.model(sizes=SIZES), acting_toy.tokenizer(), tmp_path / "model")
     rl = {"steps": 2, "groups_per_step": 2, "group_size": 4, "learning_rate": 0.05}
-    config = make_config(rl=rl, engine=ENGINE, model=sizes.model_dump())
+    config = make_config(rl=rl, engine=ENGINE, model=SIZES.model_dump())
     with pytest.raises(TrainingError, match=r"disagree on a probe after the sync of version 1 by [0-9]"):
         train_rl(config, ToyTask().instances("train"), tmp_path / "model", tmp_path / "run", world=stale_world)
