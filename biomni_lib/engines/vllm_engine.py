@@ -22,7 +22,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -175,7 +175,8 @@ class VllmEngine:
     async def load_weights(self, version: int, source: Path | Mapping[str, Tensor]) -> None:
         """See `Engine.load_weights`. `source`: tensors, a safetensors file, or the folder of a LoRA adapter.
 
-        Raises: EngineError when the weights are not this model's, which then keeps its own; or the engine is closed.
+        Raises: EngineError when the weights are not this model's, which then keeps its own; when an adapter follows
+            whole weights, or they it, while requests are under way; or the engine is closed.
         """
         swap = self._while_open(self._load(version, source))
         await asyncio.shield(asyncio.ensure_future(swap))  # one whose caller was cancelled is still carried out
@@ -231,6 +232,12 @@ class VllmEngine:
 
     async def _load(self, version: int, source: Path | Mapping[str, Tensor]) -> None:
         async with self._swapping:
+            adapted = isinstance(source, Path) and source.is_dir()
+            if adapted != (self._adapter is not None) and self._counter.busy:
+                raise EngineError(
+                    f"version {version} is {'an adapter' if adapted else 'a whole model'} and the one before it is not;"
+                    " requests under way would go on with neither: let them end first"
+                )
             if isinstance(source, Path) and source.is_dir():
                 self._check_adapter(source)
                 await self._between_steps(version, self._take_adapter(source))
@@ -317,8 +324,13 @@ class Counter:
     def record_sleep_state(self, is_awake: int, level: int) -> None:
         """Called by vLLM; nothing is kept."""
 
+    @property
+    def busy(self) -> bool:
+        """Whether a request is under way."""
+        return self._requests > 0
+
     @contextlib.contextmanager
-    def under_way(self) -> Any:
+    def under_way(self) -> Iterator[None]:
         """For as long as a request is under way."""
         self._settle()
         self._requests += 1

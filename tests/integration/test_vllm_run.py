@@ -38,13 +38,17 @@ def test_a_short_run(
 ) -> None:
     """An untrained model earns nothing, so an entropy bonus is what changes its weights."""
     rl = {"steps": 3, "groups_per_step": 2, "group_size": 2, "learning_rate": 3e-3, "max_staleness": 0}
-    data = {"train_instances": 16, "dev_instances": 4, "heldout_instances": 4}
-    agent = {"max_turn_tokens": 40, "max_turns": 2}
-    sizes = {"model": {"head_dim": HEAD_DIM}, "engine": ENGINE, "data": data, "agent": agent}
-    config = make_config(rl={**rl, "lora_rank": lora_rank}, **sizes)
+    sizes = {
+        "data": {"train_instances": 16, "dev_instances": 4, "heldout_instances": 4},
+        "teacher": {"instances": 16},
+        "evaluate": {"instances": 4},
+        "model": {"head_dim": HEAD_DIM},
+        "agent": {"max_turn_tokens": 40, "max_turns": 2},
+    }
+    config = make_config(rl={**rl, "lora_rank": lora_rank}, engine=ENGINE, **sizes)
     config.lake_dir.parent.mkdir(parents=True)
     config.lake_dir.symlink_to(lake_dir)
-    train = get_task("rare_disease", lake, config.data, config.seed).instances("train")
+    train = get_task("rare_disease_diagnosis", lake, config.data, config.seed).instances("train")
     tokenizer = train_tokenizer([instance.prompt for instance in train], config.model.vocab)
     save_model(build_model(config.model, tokenizer, config.seed), tokenizer, tmp_path / "model")
 
@@ -83,7 +87,7 @@ import psutil
 from biomni_lib.engines.vllm_engine import VllmEngine
 if __name__ == "__main__":
     engine = VllmEngine.load(Path(sys.argv[1]), slots=2, context=128)
-    print(*(child.pid for child in psutil.Process().children(recursive=True)), flush=True)
+    print("started", *(child.pid for child in psutil.Process().children(recursive=True)), flush=True)
     sys.stdin.read()
 """
 
@@ -95,9 +99,10 @@ def test_vllm_ends_with_a_process_that_is_killed(tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": os.getcwd()}
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as owner:
         assert owner.stdout is not None
-        children = [psutil.Process(int(pid)) for pid in owner.stdout.readline().split()]
+        said = next((line.split() for line in owner.stdout if line.startswith("started")), ["failed"])
+        children = [psutil.Process(int(pid)) for pid in said[1:]]
         owner.kill()
-    assert children
+    assert said[0] == "started" and children
     _, alive = psutil.wait_procs(children, timeout=30)
     for process in alive:
         process.kill()
@@ -109,6 +114,6 @@ def test_vllms_own_reload_leaves_a_stale_head_and_the_gate_stops_the_run(
 ) -> None:
     save_model(acting_toy.model(sizes=SIZES), acting_toy.tokenizer(), tmp_path / "model")
     rl = {"steps": 2, "groups_per_step": 2, "group_size": 4, "learning_rate": 0.05}
-    config = make_config(rl=rl, engine=ENGINE, model=SIZES.model_dump())
+    config = make_config(rl=rl, engine=ENGINE, model=SIZES.model_dump(), agent={"max_tokens": SIZES.context})
     with pytest.raises(TrainingError, match=r"disagree on a probe after the sync of version 1 by [0-9]"):
         train_rl(config, ToyTask().instances("train"), tmp_path / "model", tmp_path / "run", world=stale_world)

@@ -337,6 +337,11 @@ async def test_adapters_are_swapped_in_flight_too(served: Any, tmp_path: Path) -
     """Each version in a folder that is gone once it is loaded; then all weights again, without an adapter."""
     prompt, first = token_ids(30, 50), served.version
     adapted = [save_adapter(tmp_path / str(seed), seed) for seed in (1, 2)]
+    without = asyncio.create_task(served.generate(prompt, sampling(max_tokens=100)))
+    await written(served, 5)
+    with pytest.raises(EngineError, match="requests under way"):
+        await served.load_weights(first + 1, tmp_path / "1")
+    assert set((await without).policy_versions) == {first}
     await served.load_weights(first + 1, tmp_path / "1")
     (tmp_path / "1").rename(tmp_path / "gone")
     reply = await served.generate(prompt, sampling(), session="lora")
