@@ -172,6 +172,18 @@ class EngineConfig(Section):
     prefill_chunk: int = Field(
         128, ge=8, description="Tokens read at once when a prompt or an observation enters a slot."
     )
+    kv_cache_gb: float | None = Field(
+        None,
+        gt=0,
+        description="GiB of vLLM's KV cache; when not given, on CPU what slots and parked conversations need at full "
+        "length, on a GPU what vLLM takes by itself.",
+    )
+    parity_max: float = Field(
+        1e-2,
+        gt=0,
+        description="Largest difference in log-probability between engine and learner on the same tokens; beyond it "
+        "an RL run stops. In float32 they differ by 1e-5, a stale weight by 1e-1 and more.",
+    )
 
 
 class SandboxConfig(Section):

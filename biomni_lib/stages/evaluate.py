@@ -173,15 +173,10 @@ class OpenModel:
     def rollout(self) -> evaluate.RolloutFn:
         import torch
 
-        from biomni_lib.engines.transformers_engine import TransformersEngine
+        from biomni_lib.engines.local import load_engine
 
         torch.set_num_threads(self.config.engine.threads)
-        self.engine = TransformersEngine.load(
-            self.model_dir,
-            slots=self.config.engine.slots,
-            context=self.config.model.context,
-            prefill_chunk=self.config.engine.prefill_chunk,
-        )
+        self.engine = load_engine(self.config, self.model_dir)
         settings = evaluation_settings(self.config)
 
         async def one(instance: Instance, sample: int, seed: int) -> Trajectory:
