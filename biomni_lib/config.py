@@ -4,8 +4,8 @@ A preset is a TOML file in `biomni_lib/presets/` that changes sizes, engines and
 below are the preset `cpu`; a preset's file states only what differs. Unknown presets, unknown settings, values out of
 range and settings that contradict each other are refused at start with one line.
 
-The groups of settings are in `biomni_lib.settings`. `python -m biomni_lib.config cpu` prints a preset in full, with what
-each setting means.
+The groups of settings are in `biomni_lib.settings`. `python -m biomni_lib.config cpu` prints a preset in full, with
+what each setting means.
 """
 
 import argparse
