@@ -51,8 +51,13 @@ class Section(BaseModel):
 
 
 class DataConfig(Section):
-    """The simulated patients; every count is per task."""
+    """The tasks, and the simulated patients of two of them; every count is per task."""
 
+    tasks: tuple[str, ...] = Field(
+        ("rare_disease_diagnosis", "patient_gene_detection"),
+        min_length=1,
+        description="Tasks that are trained on and evaluated; those whose data are not built are left out by name.",
+    )
     train_instances: int = Field(2000, ge=1, description="Training instances per task.")
     dev_instances: int = Field(300, ge=1, description="Development instances per task, for tuning.")
     heldout_instances: int = Field(300, ge=1, description="Held-out instances per task, opened once, for the results.")

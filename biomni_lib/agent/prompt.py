@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import functools
+from collections.abc import Callable, Iterable
 from typing import Literal
 
-from biomni_lib.tools import tool_docs, tool_names, tool_signatures
+from biomni_lib.tools import domains_for, tool_docs, tool_names, tool_signatures
 
 Presentation = Literal["names", "signatures", "docs"]
 
@@ -27,3 +28,8 @@ def system_prompt(tools: Presentation, domains: Iterable[str] | None = None) -> 
     else:
         listing = "\n".join(tool_signatures(names)) if tools == "signatures" else tool_docs(names)
     return f"{PROTOCOL}\nTools: {listing}"
+
+
+def system_prompts(tools: Presentation) -> Callable[[str], str]:
+    """From a task's name to its system prompt, with the tools that suit it."""
+    return functools.cache(lambda task: system_prompt(tools, domains_for(task)))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -51,7 +52,8 @@ class RolloutSettings:
     """What a rollout needs beside its engine and its sandbox."""
 
     agent: AgentConfig
-    system_prompt: str
+    system_prompt: Callable[[str], str]
+    """From a task's name to what the agent is told before it."""
     execute_timeout_s: float
     temperature: float = 1.0
     top_p: float = 1.0
@@ -89,7 +91,7 @@ async def rollout(
         of the agent stands for.
     """
     trajectory = Trajectory(instance.task, instance.id, sample, model)
-    trajectory.append(renderer.prompt(settings.system_prompt, instance.prompt), sampled=False)
+    trajectory.append(renderer.prompt(settings.system_prompt(instance.task), instance.prompt), sampled=False)
     run = _Rollout(trajectory, engine, sandbox, renderer, settings, seed)
     limit = settings.agent.trajectory_timeout_s if settings.deadlines else None
     try:

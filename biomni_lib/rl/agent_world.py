@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 from biomni_lib.agent.chat import ChatRenderer
 from biomni_lib.agent.ledger import Trajectory
-from biomni_lib.agent.prompt import system_prompt
+from biomni_lib.agent.prompt import system_prompts
 from biomni_lib.agent.rollout import RolloutSettings, ToolEnvironment, rollout, rollout_seed
 from biomni_lib.engines.base import Engine
 from biomni_lib.engines.transformers_engine import TransformersEngine
@@ -62,7 +62,7 @@ class MemberRunner:
         self.format_weight = spec.format_weight
         self.settings = RolloutSettings(
             agent=config.agent,
-            system_prompt=system_prompt(config.prompt.tools),
+            system_prompt=system_prompts(config.prompt.tools),
             execute_timeout_s=config.sandbox.execute_timeout_s,
             temperature=config.rl.temperature,
             deadlines=config.rl.max_staleness > 0,

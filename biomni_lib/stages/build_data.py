@@ -14,10 +14,11 @@ from biomni_lib.lake import Lake, LakeManifest, build_lake, read_lake_manifest
 from biomni_lib.lake.cards import data_cards
 from biomni_lib.lake.datasets import build_public, public_manifests
 from biomni_lib.lake.manifest import MANIFEST
+from biomni_lib.lake.public import REMEDY
 from biomni_lib.provenance import Manifest, atomic_path
 from biomni_lib.stages.paths import paths
 from biomni_lib.stages.stage import StageRun, say
-from biomni_lib.tasks import Instance, Task, get_task, task_names
+from biomni_lib.tasks import Instance, Task, data_lacking, get_task
 from biomni_lib.tasks.splits import SPLITS, Split
 
 DOWNLOADS = "downloads"
@@ -64,8 +65,17 @@ def lake_table(config: RunConfig) -> pd.DataFrame:
 
 
 def open_tasks(config: RunConfig, lake: Lake) -> dict[str, Task]:
-    """Every task over the lake, by name."""
-    return {name: get_task(name, lake, config.data, config.seed) for name in task_names()}
+    """The run's tasks over the lake, by name; one whose data are not built is left out, which is said with the remedy.
+
+    Raises: ConfigError for an unknown task; DataError when no task is left.
+    """
+    lacking = {name: why for name, why in data_lacking(config.lake_dir).items() if why and name in config.data.tasks}
+    for name, why in lacking.items():
+        say(config, f"task {name} left out: {why}")
+    chosen = [name for name in config.data.tasks if name not in lacking]
+    if not chosen:
+        raise DataError(f"data.tasks = {', '.join(config.data.tasks)}: no task has its data; {REMEDY}")
+    return {name: get_task(name, lake, config.data, config.seed) for name in chosen}
 
 
 def shared_between_splits(splits: Mapping[str, Split]) -> pd.DataFrame:
@@ -95,7 +105,8 @@ def baseline_scores(tasks: Mapping[str, Task], split: str) -> pd.DataFrame:
 def save_instances(config: RunConfig, tasks: Mapping[str, Task]) -> pd.DataFrame:
     """Write the instances of every split.
 
-    Returns: task, split, instances, diseases (different ones), mean terms shown, share with excluded findings.
+    Returns: task, split, instances; of patients also diseases (different ones), mean terms shown, share with excluded
+        findings.
     """
     rows = []
     for split in SPLITS:
@@ -139,10 +150,10 @@ def _write(config: RunConfig, split: str, instances: list[Instance]) -> None:
 
 
 def _describe(instances: list[Instance]) -> dict[str, float]:
-    metas = [instance.meta for instance in instances]
-    return {
-        "instances": len(instances),
-        "diseases": len({meta["disease"] for meta in metas}),
-        "terms": sum(len(meta["terms"]) for meta in metas) / len(metas),
-        "with_excluded": sum(bool(meta["excluded"]) for meta in metas) / len(metas),
-    }
+    patients = [instance.meta for instance in instances if "excluded" in instance.meta]
+    counts: dict[str, float] = {"instances": len(instances)}
+    if patients:
+        counts["diseases"] = len({meta["disease"] for meta in patients})
+        counts["terms"] = sum(len(meta["terms"]) for meta in patients) / len(patients)
+        counts["with_excluded"] = sum(bool(meta["excluded"]) for meta in patients) / len(patients)
+    return counts

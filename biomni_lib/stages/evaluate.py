@@ -5,7 +5,6 @@ answers repeat on one machine and its scores stay within their interval elsewher
 """
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import pyarrow.parquet as pq
 from biomni_lib import evaluate, figures
 from biomni_lib.agent.chat import ChatRenderer
 from biomni_lib.agent.ledger import Trajectory
-from biomni_lib.agent.prompt import system_prompt
+from biomni_lib.agent.prompt import system_prompts
 from biomni_lib.agent.rollout import RolloutSettings, rollout
 from biomni_lib.analysis import difference_by_seed, score_table, summarize
 from biomni_lib.config import RunConfig
@@ -40,15 +39,11 @@ SETTINGS = ("seed", "prompt", "agent", "sandbox", "evaluate")
 
 
 def open_heldout(config: RunConfig) -> list[Instance]:
-    """The first `evaluate.instances` held-out instances of every task.
+    """The first `evaluate.instances` held-out instances of every task; all of a task that has fewer.
 
-    Raises: DataError when the data are not there, or hold fewer.
+    Raises: DataError when the data are not there.
     """
-    instances, wanted = load_instances(config, "heldout"), config.evaluate.instances
-    there = Counter(instance.task for instance in instances)
-    if short := {task: count for task, count in there.items() if count < wanted}:
-        raise DataError(f"held-out instances {short}, evaluate.instances asks for {wanted}")
-    return first_of_each(instances, wanted)
+    return first_of_each(load_instances(config, "heldout"), config.evaluate.instances)
 
 
 def evaluate_heuristics(run: StageRun, tasks: Mapping[str, Task], instances: Sequence[Instance]) -> pd.DataFrame:
@@ -233,7 +228,7 @@ def _settings(config: RunConfig) -> RolloutSettings:
     """No clock decides an outcome here: turns, tokens and tool time are limited, trajectories not."""
     return RolloutSettings(
         agent=config.agent,
-        system_prompt=system_prompt(config.prompt.tools),
+        system_prompt=system_prompts(config.prompt.tools),
         execute_timeout_s=config.sandbox.execute_timeout_s,
         temperature=config.evaluate.temperature,
         deadlines=False,

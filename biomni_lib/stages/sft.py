@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from biomni_lib.agent.chat import ChatRenderer
 from biomni_lib.agent.ledger import Trajectory, load_trajectories, save_trajectories
-from biomni_lib.agent.prompt import system_prompt
+from biomni_lib.agent.prompt import system_prompts
 from biomni_lib.agent.rollout import RolloutSettings, ToolEnvironment, rollout_seed
 from biomni_lib.analysis import acceptance_intervals
 from biomni_lib.config import RunConfig, SftConfig
@@ -47,7 +47,7 @@ def teacher_instances(config: RunConfig, train: Sequence[Instance]) -> list[Inst
 
 def rollout_settings(config: RunConfig, temperature: float = 1.0) -> RolloutSettings:
     """The run's settings of a rollout."""
-    prompt = system_prompt(config.prompt.tools)
+    prompt = system_prompts(config.prompt.tools)
     return RolloutSettings(config.agent, prompt, config.sandbox.execute_timeout_s, temperature=temperature)
 
 

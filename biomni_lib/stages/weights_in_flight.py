@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from biomni_lib.agent.prompt import system_prompt
+from biomni_lib.agent.prompt import system_prompts
 from biomni_lib.config import RunConfig
 from biomni_lib.engines.base import Completion, Sampling
 from biomni_lib.engines.transformers_engine import KvOnUpdate, TransformersEngine
@@ -42,7 +42,7 @@ async def weights_in_flight(config: RunConfig, instances: Sequence[Instance]) ->
             kv_on_update=choice,
         )
         prompts = [
-            engine.renderer.prompt(system_prompt(config.prompt.tools), instance.prompt)
+            engine.renderer.prompt(system_prompts(config.prompt.tools)(instance.task), instance.prompt)
             for instance in instances[:count]
         ]
         replies = await _write(engine, prompts, config)

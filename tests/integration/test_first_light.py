@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from biomni_lib.agent.chat import ChatRenderer
 from biomni_lib.agent.ledger import Trajectory, load_trajectories
-from biomni_lib.agent.prompt import system_prompt
+from biomni_lib.agent.prompt import system_prompts
 from biomni_lib.agent.rollout import RolloutSettings, rollout
 from biomni_lib.config import RunConfig
 from biomni_lib.engines.transformers_engine import TransformersEngine
@@ -23,7 +23,7 @@ from biomni_lib.sft.model import build_model, save_model
 from biomni_lib.sft.rejection import accept, acceptance_table, sample_teacher
 from biomni_lib.sft.tokenizer import train_tokenizer
 from biomni_lib.sft.train import SftTrainer, to_example
-from biomni_lib.tasks import Instance, Task, get_task, task_names
+from biomni_lib.tasks import Instance, Task, get_task
 from tests.acting_toy import reference_logprobs
 
 SIZES = {
@@ -37,7 +37,7 @@ SIZES = {
 
 
 def settings(config: RunConfig, temperature: float = 1.0) -> RolloutSettings:
-    prompt = system_prompt(config.prompt.tools)
+    prompt = system_prompts(config.prompt.tools)
     return RolloutSettings(config.agent, prompt, config.sandbox.execute_timeout_s, temperature=temperature)
 
 
@@ -77,7 +77,7 @@ async def test_first_light(make_config: Callable[..., RunConfig], lake_dir: Path
     config = make_config(**SIZES)
     config.lake_dir.parent.mkdir(parents=True)
     config.lake_dir.symlink_to(lake_dir)
-    tasks: dict[str, Task] = {name: get_task(name, lake, config.data, config.seed) for name in task_names()}
+    tasks: dict[str, Task] = {name: get_task(name, lake, config.data, config.seed) for name in config.data.tasks}
     train = [i for task in tasks.values() for i in task.instances("train")]
     heldout = [i for task in tasks.values() for i in task.instances("heldout")]
 

@@ -63,7 +63,7 @@ async def roll_out(environment: Environment, seed: int) -> Trajectory:
             return "<think>\nx\n</think>\n<solution>done</solution>"
         return f"<think>\nx\n</think>\n<execute>\n{BLOCKS[number]}\n</execute>"
 
-    given = RolloutSettings(AGENT, "Be brief.", 0.5)
+    given = RolloutSettings(AGENT, lambda task: "Be brief.", 0.5)
     return await rollout(
         Instance("Run.", "", "toy", "one"),
         ScriptedEngine(script, renderer()),

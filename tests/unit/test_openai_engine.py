@@ -30,7 +30,7 @@ from tests.acting_toy import renderer
 RUN = "<think>\nx\n</think>\n<execute>\nprint(1)\n</execute>"
 TEXTS = (RUN + " and more", RUN, "<think>\nx\n</think>\n<solution>4</solution>")
 PROMPT = renderer().prompt("Be brief.", "What is 2 + 2?")
-SETTINGS = RolloutSettings(AgentConfig(max_turns=3, max_turn_tokens=200, max_tokens=2000), "Be brief.", 10)
+SETTINGS = RolloutSettings(AgentConfig(max_turns=3, max_turn_tokens=200, max_tokens=2000), lambda task: "Be brief.", 10)
 TOOLS = InstantTools(Observation("1", ok=True, seconds=0.0, truncated=False))
 
 

@@ -31,7 +31,7 @@ async def sandbox():
 
 
 def settings(agent: AgentConfig = AGENT, *, execute_timeout_s: float = 10, deadlines: bool = True) -> RolloutSettings:
-    return RolloutSettings(agent, "Be brief.", execute_timeout_s, deadlines=deadlines)
+    return RolloutSettings(agent, lambda task: "Be brief.", execute_timeout_s, deadlines=deadlines)
 
 
 def says(*turns: str) -> ScriptedEngine:

@@ -8,7 +8,7 @@ import pytest
 from biomni_lib.config import DataConfig
 from biomni_lib.errors import ConfigError
 from biomni_lib.lake import Lake
-from biomni_lib.tasks import Instance, Task, get_task, refuse_evaluation_only, task_names
+from biomni_lib.tasks import Instance, Task, get_task, refuse_evaluation_only
 from biomni_lib.tasks.baselines import read_facts
 from biomni_lib.tasks.patients import LEAST_INFORMATION, PatientSimulator
 from biomni_lib.tasks.splits import make_splits
@@ -17,7 +17,7 @@ from biomni_lib.tools.scoring import shown_terms
 CONFIG = DataConfig(train_instances=300, dev_instances=20, heldout_instances=10)
 
 
-@pytest.fixture(scope="module", params=task_names())
+@pytest.fixture(scope="module", params=CONFIG.tasks)
 def task(request: pytest.FixtureRequest, lake: Lake) -> Task:
     return get_task(request.param, lake, CONFIG, seed=0)
 
@@ -82,7 +82,7 @@ def test_same_seed_same_patients_and_counts_do_not_matter(task: Task, lake: Lake
 
 
 def test_tasks_do_not_share_patients(lake: Lake) -> None:
-    disease, gene = (get_task(name, lake, CONFIG, seed=0).instances("dev") for name in task_names())
+    disease, gene = (get_task(name, lake, CONFIG, seed=0).instances("dev") for name in CONFIG.tasks)
     assert [one.meta for one in disease] != [one.meta for one in gene]
 
 

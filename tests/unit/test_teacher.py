@@ -11,7 +11,7 @@ import pytest_asyncio
 
 from biomni_lib.agent.chat import ChatRenderer
 from biomni_lib.agent.ledger import Trajectory
-from biomni_lib.agent.prompt import system_prompt
+from biomni_lib.agent.prompt import system_prompts
 from biomni_lib.agent.protocol import parse_turn
 from biomni_lib.agent.rollout import RolloutSettings
 from biomni_lib.config import AgentConfig, DataConfig, SandboxConfig
@@ -19,7 +19,7 @@ from biomni_lib.engines.scripted import Conversation
 from biomni_lib.sandbox import Sandbox
 from biomni_lib.sft.rejection import sample_teacher
 from biomni_lib.sft.teacher import STRATEGIES, strategy_script
-from biomni_lib.tasks import Instance, get_task, task_names
+from biomni_lib.tasks import Instance, get_task
 from biomni_lib.tools import tool_names
 from tests.acting_toy import tokenizer
 
@@ -32,7 +32,7 @@ well_formed = pytest.mark.parametrize("strategy", sorted(set(STRATEGIES) - {"mal
 
 @pytest.fixture(scope="module")
 def instances(lake) -> list[Instance]:
-    return [i for name in task_names() for i in get_task(name, lake, DATA, 0).instances("train")]
+    return [i for name in DATA.tasks for i in get_task(name, lake, DATA, 0).instances("train")]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -42,7 +42,7 @@ async def sandbox(lake_dir):
 
 
 async def roll(sandbox: Sandbox, instances: list[Instance], strategy: str, seed: int = 0) -> list[Trajectory]:
-    settings = RolloutSettings(AgentConfig(max_tokens=3000), system_prompt("names"), 10)
+    settings = RolloutSettings(AgentConfig(max_tokens=3000), system_prompts("names"), 10)
     chat = ChatRenderer(tokenizer())
     return await sample_teacher(
         instances, sandbox, chat, settings, samples=1, seed=seed, concurrency=8, mix={strategy: 1.0}

@@ -90,7 +90,7 @@ class Client:
             turn_timeout_s=TIMEOUT_S,
             trajectory_timeout_s=TIMEOUT_S,
         )
-        self.settings = RolloutSettings(agent, job.system_prompt, TIMEOUT_S)
+        self.settings = RolloutSettings(agent, lambda task: job.system_prompt, TIMEOUT_S)
         self.tools = InstantTools(Observation(job.observation, ok=True, seconds=0.0, truncated=False))
 
     async def run(self) -> list[Trajectory]:
