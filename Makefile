@@ -16,7 +16,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data reproduce notebooks summary verify seeds ablations figures bench settings lab test test-slow check format clean
+.PHONY: help setup data audit reproduce notebooks summary verify seeds ablations figures bench settings lab test test-slow check format clean
 
 help: ## Print this help
 	@echo "Usage: make TARGET [PRESET=$(PRESET)]"
@@ -27,6 +27,9 @@ setup: ## Make .venv with the locked environment (other targets do it too)
 
 data: setup ## Build the data lake; its public tier is downloaded, or taken from BIOMNI_DATA_MIRROR
 	@$(STAGES) data --preset $(PRESET)
+
+audit: setup ## Look for leaks between training, held-out data and the benchmarks in BIOMNI_EVAL1 and BIOMNI_LAB_BENCH
+	@$(STAGES) audit --preset $(PRESET)
 
 reproduce: setup ## Run every stage and make every number and figure (PRESET=cpu: about half an hour on 2 cores)
 	@$(STAGES) reproduce --preset $(PRESET)

@@ -35,6 +35,8 @@ LOOKUPS = ("lab_bench_dbqa", "lab_bench_seqqa")
 """Tasks in which one call may be the answer, as in the benchmark that they are twins of."""
 TOP = 100
 """Most results of one call."""
+CALLS_KEPT = 50_000
+"""Questions share words, terms and genes; the results of a call are kept for the next."""
 _WORD = re.compile(r"[A-Za-z][A-Za-z0-9-]{3,}")
 _DNA = re.compile(r"\b[ACGT]{8,}\b")
 _PLACE = re.compile(r"chromosome (\w+), (?:around )?(?:position )?(\d+)(?: to (\d+))?|rs\d+ \((\w+):(\d+)\)")
@@ -45,7 +47,12 @@ _KINDS = {
     "variant": re.compile(r"\brs\d+\b"),
     "enzyme": re.compile(r"\b[A-Z][a-z]{2}[A-Z0-9a-z]*[IVX]+\b"),
 }
-_SYMBOL = re.compile(r"[A-Za-z][\w.-]*(?:@|\b)")
+_SYMBOL = re.compile(r"[A-Za-z][\w.:-]*")
+_BRACKET = re.compile(r" \((?:HP|OMIM|ENSG)[:\d]+\)")
+
+
+Facts = dict[str, dict[str, list[Any]]]
+"""Kind of fact to line to the values in it."""
 
 
 class Call(NamedTuple):
@@ -81,7 +88,9 @@ def one_call_rates(task: Task, lake: Lake, instances: Sequence[Instance]) -> lis
         facts of the prompts, or never gives an answer, has rate 0 and no source.
     """
     tools = tool_functions(lake)
-    names = [name for name in tool_names(domains_for(task.name)) if lake.has_genome or name not in tool_names(["genes"])]
+    names = [
+        name for name in tool_names(domains_for(task.name)) if lake.has_genome or name not in tool_names(["genes"])
+    ]
     hits: dict[str, dict[tuple[str, str], np.ndarray]] = {name: defaultdict(lambda: np.zeros(2)) for name in names}
     for instance in instances:
         as_answer = _answers(instance)
@@ -131,21 +140,22 @@ def calls(prompt: str, tools: Mapping[str, Callable]) -> Iterator[Call]:
             yield Call(name, label, [one for one in arguments if _distinct(one)])
 
 
-def read_facts(prompt: str) -> dict[str, dict[str, list[Any]]]:
+def read_facts(prompt: str) -> Facts:
     """What a prompt states: kind of fact to line to the values in it, in order.
 
     Kinds: term, disease, ensg, variant, enzyme, dna, gene (Ensembl ids and symbols), place, region, text, word, number.
     Lines are known by what stands before their colon; all options are one line.
     """
-    facts: dict[str, dict[str, list[Any]]] = defaultdict(dict)
+    facts: Facts = defaultdict(dict)
     for label, value in _lines(prompt):
         found: dict[str, list[Any]] = {kind: pattern.findall(value) for kind, pattern in _KINDS.items()}
         found["dna"] = _DNA.findall(value)
         found["gene"] = found["ensg"] + _symbols(value)
         found["place"], found["region"] = _places(value)
         found["number"] = [int(number) for number in re.findall(r"\b\d{1,3}\b", value)] if label == "Task" else []
-        if label not in ("Task", "Options"):
-            found["text"], found["word"] = [value], list(dict.fromkeys(_WORD.findall(value)))
+        if label not in ("Task", "Options") and not _is_list(value):
+            text = _BRACKET.sub("", value)
+            found["text"], found["word"] = [text], list(dict.fromkeys(_WORD.findall(text)))
         for kind, values in found.items():
             if values:
                 facts[kind][label] = values
@@ -183,7 +193,9 @@ _LISTS = ("ids", "enzymes")
 _OF_PLACES = ("chromosome", "position", "start", "end")
 
 
-def _sources(parameter: str, facts: Mapping[str, Mapping[str, list[Any]]]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+def _sources(
+    parameter: str, facts: Mapping[str, Mapping[str, list[Any]]]
+) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """Where a parameter's value may come from, with the values."""
     if parameter == "frame":
         yield "each frame", [{"frame": frame} for frame in FRAMES]
@@ -213,7 +225,7 @@ def _distinct(arguments: dict[str, Any]) -> bool:
 
 def _lines(prompt: str) -> Iterator[tuple[str, str]]:
     """Label and value of each line; the options together, the format of the answer left out."""
-    options = read_options(prompt) or dict(re.findall(r"^([a-f])\. (.+)$", prompt, re.MULTILINE))
+    options = _options(prompt)
     for line in prompt.splitlines():
         label, colon, value = line.partition(": ")
         if colon and label not in options and label != "Output format":
@@ -222,12 +234,21 @@ def _lines(prompt: str) -> Iterator[tuple[str, str]]:
         yield "Options", " | ".join(options.values())
 
 
+def _options(prompt: str) -> dict[str, str]:
+    return read_options(prompt) or dict(re.findall(r"^([a-f])\. (.+)$", prompt, re.MULTILINE))
+
+
 def _symbols(value: str) -> list[str]:
     """Symbols of a line that lists genes: `A, B, C`, or `A (ENSG...)`."""
     beside = re.findall(r"([\w.-]+) \(ENSG\d{11}\)", value)
+    listed = value.split(", ") if _is_list(value) else []
+    return beside or [one for one in listed if not re.match(r"ENSG\d|HP:\d", one)]
+
+
+def _is_list(value: str) -> bool:
+    """Whether a line lists ids or symbols and nothing else."""
     listed = value.split(", ")
-    plain = len(listed) > 1 and all(_SYMBOL.fullmatch(one) and not one.startswith("ENSG") for one in listed)
-    return beside or (listed if plain else [])
+    return len(listed) > 1 and all(_SYMBOL.fullmatch(one) for one in listed)
 
 
 def _places(value: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -274,7 +295,10 @@ def parts(result: object, name: str = "") -> Iterator[tuple[str, list[object]]]:
         keys: Iterable[Any] = result[0] if isinstance(result[0], dict) else range(len(result[0]))
         for key in keys:
             column = [row[key] for row in result]
-            yield f"{name}[i][{key!r}]", [one for value in column for one in (value if isinstance(value, list) else [value])]
+            yield (
+                f"{name}[i][{key!r}]",
+                [one for value in column for one in (value if isinstance(value, list) else [value])],
+            )
     elif isinstance(result, list):
         yield f"{name}[i]", result
         yield name or "all", [", ".join(map(str, result))]
@@ -284,8 +308,7 @@ def parts(result: object, name: str = "") -> Iterator[tuple[str, list[object]]]:
 
 def _answers(instance: Instance) -> Callable[[object], str | None]:
     """From a plain value to the answer that it is, or None when it can be none."""
-    options = read_options(instance.prompt) or dict(re.findall(r"^([a-f])\. (.+)$", instance.prompt, re.MULTILINE))
-    if options:
+    if options := _options(instance.prompt):
         return lambda value: next((letter for letter, option in options.items() if _is_option(value, option)), None)
     if instance.task == "rare_disease_diagnosis":
         return lambda value: json.dumps({"OMIM_ID": value}) if re.fullmatch(r"\d{6}", str(value)) else None

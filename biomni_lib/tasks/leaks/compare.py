@@ -80,7 +80,9 @@ def overlapping(instances: Sequence[Instance], benchmarks: Mapping[str, Sequence
                 if sort.asked and sort.apart:
                     theirs = sets.of_all(sort.name, name)
                     shared |= {one.id for one in own if not theirs.keys().isdisjoint(sort.asked(one, lake))}
-            shared |= {one.id for one, _ in (*sets.equal_prompts(task, "train", name), *sets.alike(task, "train", name))}
+            shared |= {
+                one.id for one, _ in (*sets.equal_prompts(task, "train", name), *sets.alike(task, "train", name))
+            }
     return shared
 
 

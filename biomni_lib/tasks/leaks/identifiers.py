@@ -21,6 +21,7 @@ from biomni_lib.tasks.grading.objects import disease_ids, gene_ids, genes_answer
 
 Reader = Callable[[Instance, Lake], set[str]]
 
+_OPTIONS = re.compile(r"^(?:Options|Answers?|Choices):|^\W?[Aa][.:)] ", re.MULTILINE)
 DNA_WORD = 24
 """Bases. The records of two splits share no word of so many on either strand (`lake/data/README.md`)."""
 
@@ -107,7 +108,9 @@ def _asked(instance: Instance) -> str:
     """The question and its right option, where the options are lettered."""
     options = dict(re.findall(r"^\W?([A-Za-z])[.:)] (.+)$", instance.prompt, re.MULTILINE))
     right = {letter.lower(): option for letter, option in options.items()}.get(instance.gold.strip().lower(), "")
-    question = re.split(r"^(?:Options|Answers?|Choices):|^\W?[Aa][.:)] ", instance.prompt, maxsplit=1, flags=re.MULTILINE)
+    question = re.split(
+        r"^(?:Options|Answers?|Choices):|^\W?[Aa][.:)] ", instance.prompt, maxsplit=1, flags=re.MULTILINE
+    )
     return f"{question[0]}\n{right}"
 
 
@@ -235,5 +238,5 @@ TEXT_LINES: dict[str, tuple[str, ...]] = {
     "lab_bench_seqqa": (),
     "crispr_delivery": ("Case",),
 }
-"""Lines that tell the questions of a task apart, where not all do: traits recur, the six methods stand in each case, and
-questions about sequences differ by these, which are compared as words of bases."""
+"""Lines that tell the questions of a task apart, where not all do: traits recur, the six methods stand in each case,
+and questions about sequences differ by these, which are compared as words of bases."""
