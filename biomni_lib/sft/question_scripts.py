@@ -18,7 +18,7 @@ from biomni_lib.tasks.choices import LETTERS
 from biomni_lib.tasks.crispr import letter_of, method_by_keywords, read_case
 from biomni_lib.tasks.crispr_cases import METHODS
 
-_ID = r'x = re.search(r"(\w+:?\d{6,})\)", q)[1]'
+_ID = r'x = re.search(r"\w+:?\d{6,}", q)[0]'
 _PLACE = r'x, *y = map(int, re.findall(r"\d{5,}", q)[:2])'
 _OPTIONS = r'o = dict(re.findall(r"(?m)^([a-f]): .*?(\w+:?\d*)\)?$", q))'
 KINDS: Mapping[str, tuple[str, str]] = {

@@ -189,13 +189,16 @@ class LabBenchDbQA(ChoiceTask):
         return [some[at] for at in np.argsort(-np.array(shared), kind="stable")[: 2 * WRONG]]
 
     def _gene(self, row: int) -> str:
-        return f"{self.lake.symbols[row]} ({self.lake.ensembl_id(row)})"
+        return self._shown(self.lake.symbols[row], self.lake.ensembl_id(row))
 
     def _disease(self, row: int) -> str:
-        return f"{self.lake.disease_names[row]} (OMIM:{self.lake.omim(row)})"
+        return self._shown(self.lake.disease_names[row], f"OMIM:{self.lake.omim(row)}")
 
     def _term(self, row: int) -> str:
-        return f"{self.lake.term_names[row]} ({self.lake.term_id(row)})"
+        return self._shown(self.lake.term_names[row], self.lake.term_id(row))
+
+    def _shown(self, name: str, id: str) -> str:
+        return f"{name} ({id})" if self.config.names else id
 
 
 def divide_terms(lake: Lake) -> dict[str, np.ndarray]:
