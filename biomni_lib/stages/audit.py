@@ -28,7 +28,7 @@ from biomni_lib.tasks.one_call import EASY_ABOVE, is_too_easy
 from biomni_lib.tasks.splits import SPLITS
 
 ONE_CALL_INSTANCES = 100
-"""Held-out instances of each task on which single calls are tried; more would take minutes."""
+"""Most held-out instances of each task on which single calls are tried; more would take minutes."""
 
 
 def run(config: RunConfig) -> AuditRecord:
@@ -51,7 +51,7 @@ def run(config: RunConfig) -> AuditRecord:
     print(*lines(findings), sep="\n")
     for name in set(BENCHMARKS) - set(benchmarks):
         print(f"{name}: {NOT_AUDITED}; {REMEDY[name]}")
-    easiest = best_calls(tasks, lake, asked["heldout"])
+    easiest = best_calls(tasks, lake, asked["heldout"], min(ONE_CALL_INSTANCES, config.evaluate.instances))
     print(*(_one_call_line(row) for row in easiest), sep="\n")
     record = AuditRecord(
         preset=config.preset,
@@ -111,10 +111,11 @@ def lines(findings: Sequence[Finding]) -> list[str]:
 
 
 def best_calls(
-    tasks: Mapping[str, Task], lake: Lake, asked: Mapping[str, Sequence[Instance]]
-) -> list[dict[str, object]]:
-    """The best single call of each task, as rows of `one_call_scores`, with `easy`: whether the task is too easy."""
-    table = one_call_scores(tasks, lake, "heldout", most=ONE_CALL_INSTANCES, instances=asked)
+    tasks: Mapping[str, Task], lake: Lake, asked: Mapping[str, Sequence[Instance]], most: int
+) -> list[dict[str, Any]]:
+    """The best single call of each task on its first `most` instances, as rows of `one_call_scores`, with `easy`:
+    whether it answers too many."""
+    table = one_call_scores(tasks, lake, "heldout", most=most, instances=asked)
     best = table.groupby("task", sort=False).head(1)
     return [row | {"easy": is_too_easy(row["task"], row["rate"])} for row in best.to_dict("records")]
 

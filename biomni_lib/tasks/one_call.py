@@ -328,4 +328,4 @@ def _is_option(value: object, option: str) -> bool:
     if isinstance(value, int | float):
         return option.isdigit() and round(value) == int(option)
     name, _, id = option.removesuffix(")").rpartition(" (")
-    return str(value).lower() in {option.lower(), name.lower(), id.lower(), id.lower().removeprefix("omim:")} - {""}
+    return str(value).lower() in {option.lower(), name.lower(), id.lower().removeprefix("omim:")} - {""}
