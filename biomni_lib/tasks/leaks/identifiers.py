@@ -95,7 +95,7 @@ def _genes_asked(instance: Instance, lake: Lake) -> set[str]:
 
 def _linked(ids: set[str], row_of: Callable[[str], int], links: Groups, name: Callable[[int], str]) -> set[str]:
     """What the lake links to some ids; ids that it does not know have no links."""
-    found = set()
+    found: set[str] = set()
     for id in ids:
         try:
             found.update(name(row) for row in links[row_of(id)])

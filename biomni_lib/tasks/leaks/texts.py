@@ -36,7 +36,7 @@ def normalised(text: str) -> str:
 
 def shingles(text: str) -> set[str]:
     """Short list items whole, and every run of three words of longer passages; bare small numbers are left out."""
-    found = set()
+    found: set[str] = set()
     for passage in _BREAK.split(text.lower()):
         words = _WORD.findall(passage)
         runs = range(max(1, len(words) - RUN + 1)) if words else ()
