@@ -19,9 +19,9 @@ import torch
 from biomni_lib.agent.chat import ChatRenderer
 from biomni_lib.sft import patient_scripts, question_scripts
 from biomni_lib.sft.patient_scripts import Case
-from biomni_lib.sft.question_scripts import Question
+from biomni_lib.sft.question_scripts import is_question
 from biomni_lib.sft.train import Example
-from biomni_lib.sft.turns import ALL_FACTS, execute
+from biomni_lib.sft.turns import ALL_FACTS, copy_facts, execute
 from biomni_lib.tasks import Instance, refuse_evaluation_only
 from biomni_lib.tasks.baselines import read_facts
 from biomni_lib.tasks.choices import LETTERS
@@ -51,10 +51,10 @@ def copy_documents(instances: Sequence[Instance], renderer: ChatRenderer, *, cou
 
 def _document(instance: Instance, renderer: ChatRenderer, rng: np.random.Generator) -> Example:
     prompt = _ID.sub(lambda id: _other_digits(id[0], rng), instance.prompt)
-    code, printed, turn = (_of_question if "\nOptions:\n" in prompt else _of_patient)(prompt, instance.gold, rng)
+    printed, turn = (_of_question if is_question(prompt) else _of_patient)(prompt, instance.gold, rng)
     parts = [
         renderer.prompt("", prompt),
-        renderer.assistant(execute(ALL_FACTS, code.removesuffix("\n"))),
+        renderer.assistant(execute(ALL_FACTS, copy_facts(prompt).removesuffix("\n"))),
         renderer.observation(printed),
         renderer.assistant(turn),
     ]
@@ -63,18 +63,18 @@ def _document(instance: Instance, renderer: ChatRenderer, rng: np.random.Generat
     return Example(torch.tensor(ids), torch.tensor(written))
 
 
-def _of_patient(prompt: str, gold: str, rng: np.random.Generator) -> tuple[str, str, str]:
-    """Code, an observation, and the turn that answers it as far as the id."""
+def _of_patient(prompt: str, gold: str, rng: np.random.Generator) -> tuple[str, str]:
+    """An observation, and the turn that answers it as far as the id."""
     printed = f"{rng.random():.3f} {_candidate(prompt, gold, rng)}"
     turn = patient_scripts.answer(printed)
-    return Case(prompt).facts(), printed, turn[: next(_ANSWERED.finditer(turn)).end()]
+    return printed, turn[: next(_ANSWERED.finditer(turn)).end()]
 
 
-def _of_question(prompt: str, gold: str, rng: np.random.Generator) -> tuple[str, str, str]:
+def _of_question(prompt: str, gold: str, rng: np.random.Generator) -> tuple[str, str]:
     """The same, as far as the letter."""
     printed = str(rng.choice(list(LETTERS)))
     turn = question_scripts.answer(printed, rng)
-    return Question(prompt).facts(), printed, turn[: turn.index(f"\n{printed}\n") + 2]
+    return printed, turn[: turn.index(f"\n{printed}\n") + 2]
 
 
 def _other_digits(id: str, rng: np.random.Generator) -> str:

@@ -1,8 +1,8 @@
 """What the scripted teacher writes about a question with six options.
 
-A question on the lake (`lab_bench_dbqa`) is copied whole into the code, which reads the ids in it, gives each option a
-score by the tools, and prints the letter of the best. A case of CRISPR delivery needs no tool: a rule of thumb names
-the method; there `lucky_guess` guesses and every other strategy follows the rule.
+Of a question on the lake (`lab_bench_dbqa`) the code copies the facts, scores each option by the tools, and prints the
+letter of the best. A case of CRISPR delivery needs no tool: a rule of thumb names the method; there `lucky_guess`
+guesses and every other strategy follows the rule.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import numpy as np
 
 from biomni_lib.engines.scripted import Conversation
 from biomni_lib.errors import ConfigError
-from biomni_lib.sft.turns import ALL_FACTS, ANSWER, GUESS, NEXT, ONE_BY_ONE, ONE_FACT, execute, solution
+from biomni_lib.sft.turns import ALL_FACTS, ANSWER, GUESS, NEXT, ONE_BY_ONE, ONE_FACT, copy_facts, execute, solution
 from biomni_lib.tasks.choices import LETTERS
 from biomni_lib.tasks.crispr import letter_of, method_by_keywords, read_case
 from biomni_lib.tasks.crispr_cases import METHODS
 
-_ID = r'x = re.search(r"\w+:?\d{6,}", q)[0]'
-_PLACE = r'x, *y = map(int, re.findall(r"\d{5,}", q)[:2])'
-_OPTIONS = r'o = dict(re.findall(r"(?m)^([a-f]): .*?(\w+:?\d*)\)?$", q))'
+_ID = 'x = re.search(r"\\w+:?\\d{6,}", q)[0]\n'
+_PLACE = 'x, *y = map(int, re.findall(r"\\d{5,}", q)[:2])\n'
+_OPTIONS = 'o = dict(re.findall(r"(?m)^([a-f]): .*?(\\w+:?\\d*)\\)?$", q))\n'
 KINDS: Mapping[str, tuple[str, str]] = {
     "on which human chromosome": (_ID, 'gene_profile(x)["chromosome"] == i'),
     "lies within the stretch": (_PLACE, 'x <= gene_profile(i)["start"] <= y[0]'),
@@ -35,23 +35,24 @@ KINDS: Mapping[str, tuple[str, str]] = {
 
 
 class Question:
-    """The parts of a prompt that the code needs."""
+    """A prompt's fact and options, and the code that reads and scores them."""
 
     def __init__(self, prompt: str) -> None:
-        first, _, rest = prompt.partition("\n")
-        self.text = rest.partition("\nOutput format: ")[0]
+        first = prompt.partition("\n")[0]
         known = [code for said, code in KINDS.items() if said in first]
         if not known:
             raise ConfigError(f"the scripted teacher cannot answer {first!r}; take its task out of data.tasks")
+        self.copy = copy_facts(prompt)
         self.read, self.score = known[0]
 
-    def facts(self) -> str:
-        """Code that holds the question."""
-        return f'import re\nq = """{self.text}"""\n'
-
     def setup(self) -> str:
-        """The question, its fact, its options by letter, and the score of one."""
-        return f"{self.facts()}{self.read}\n{_OPTIONS}\nf = lambda k: (lambda i: {self.score})(o[k])\n"
+        """The facts, and the score of an option by its letter."""
+        return f"{self.copy}{self.read}{_OPTIONS}f = lambda k: (lambda i: {self.score})(o[k])\n"
+
+
+def is_question(prompt: str) -> bool:
+    """Whether a prompt offers options."""
+    return "\nOptions:\n" in prompt
 
 
 def answer(observation: str, rng: np.random.Generator) -> str:

@@ -78,8 +78,8 @@ class LabBenchDbQA(ChoiceTask):
         outside = [row for row in mates if self._extent(row)[1] < low or self._extent(row)[0] > high]
         inside = [row for row in mates if row not in outside]
         near = sorted(outside, key=lambda row: abs(int(self.lake.gene_starts[row]) - start))[: 2 * WRONG]
-        place = f"chromosome {self.chromosome[gene]}, {low} to {high} (GRCh38)"
-        text = "which of the genes lies within the stretch?"
+        place = f"chr{self.chromosome[gene]}:{low}-{high}"
+        text = "which of the genes lies within the stretch (GRCh38)?"
         return self._pick(text, {"Stretch": place}, gene, [] if inside else near, self._gene, rng)
 
     def _nearest_gene(self, split: Split, rng: np.random.Generator) -> Question | None:
@@ -91,8 +91,8 @@ class LabBenchDbQA(ChoiceTask):
         first, *others = (self.distance(row, position) for row in ranked)
         if len(others) < WRONG or others[0] < first + LEAST_DIFFERENCE:
             return None
-        place = f"chromosome {self.chromosome[gene]}, {position} (GRCh38)"
-        text = "which of the genes lies closest to the position?"
+        place = f"chr{self.chromosome[gene]}:{position}"
+        text = "which of the genes lies closest to the position (GRCh38)?"
         return self._pick(text, {"Position": place}, ranked[0], ranked[1:], self._gene, rng)
 
     def _disease_gene(self, split: Split, rng: np.random.Generator) -> Question | None:

@@ -208,7 +208,7 @@ def test_a_copy_document_repeats_the_ids_that_it_shows() -> None:
     for document in documents:
         shown, copied = renderer().decode(document.ids[~document.mask]), renderer().decode(document.ids[document.mask])
         for ids in filter(None, read_facts(shown)):
-            assert f'"{", ".join(ids)}"' in copied
+            assert f": {', '.join(ids)}" in copied
         assert set(re.findall(ID, copied)) == set(re.findall(ID, shown))
         (observed,) = re.findall(ID, shown.partition("<observation>")[2])
         assert re.findall(ID, copied)[-1] == observed and copied.endswith(observed)
