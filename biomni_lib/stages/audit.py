@@ -36,22 +36,18 @@ def run(config: RunConfig) -> AuditRecord:
 
     Raises: DataError that names the first leak, after everything was printed and written.
     """
-    lake, skipped = open_lake(config), {}
-    tasks: dict[str, Task] = {}
-    lacking = data_lacking(config.lake_dir)
-    for name in task_names():
-        if lacking.get(name):
-            skipped[name] = lacking[name]
-            print(f"{name} skipped: {lacking[name]}")
-        else:
-            tasks[name] = get_task(name, lake, config.data, config.seed)
+    lake = open_lake(config)
+    tasks, skipped = open_every_task(config, lake)
+    for name, why in skipped.items():
+        print(f"{name} skipped: {why}")
     benchmarks = benchmarks_at_hand()
     asked = own_instances(config, tasks)
     findings = compare({**asked, **{name: by_task(some) for name, some in benchmarks.items()}}, lake)
     print(*lines(findings), sep="\n")
-    for name in set(BENCHMARKS) - set(benchmarks):
-        print(f"{name}: {NOT_AUDITED}; {REMEDY[name]}")
-    easiest = best_calls(tasks, lake, asked["heldout"], min(ONE_CALL_INSTANCES, config.evaluate.instances))
+    for name in BENCHMARKS:
+        if name not in benchmarks:
+            print(f"{name}: {NOT_AUDITED}; {REMEDY[name]}")
+    easiest = best_calls(tasks, lake, min(ONE_CALL_INSTANCES, config.evaluate.instances))
     print(*(_one_call_line(row) for row in easiest), sep="\n")
     record = AuditRecord(
         preset=config.preset,
@@ -71,13 +67,21 @@ def run(config: RunConfig) -> AuditRecord:
     return record
 
 
-def own_instances(config: RunConfig, tasks: Mapping[str, Task]) -> dict[str, dict[str, Sequence[Instance]]]:
+def open_every_task(config: RunConfig, lake: Lake) -> tuple[dict[str, Task], dict[str, str]]:
+    """The tasks whose data are built, whether the run trains on them or not; and what each of the others lacks."""
+    skipped = {name: why for name, why in data_lacking(config.lake_dir).items() if why}
+    here = (name for name in task_names() if name not in skipped)
+    return {name: get_task(name, lake, config.data, config.seed) for name in here}, skipped
+
+
+def own_instances(config: RunConfig, tasks: Mapping[str, Task]) -> dict[str, dict[str, list[Instance]]]:
     """Instances by split and task: the run's saved ones where it has them, else those that its settings draw."""
-    asked: dict[str, dict[str, Sequence[Instance]]] = {}
+    asked = {}
     for split in SPLITS:
-        saved = by_task(load_instances(config, split)) if paths(config).instances(split).is_file() else {}
-        drawn = {name: task.instances(split) for name, task in tasks.items() if name not in saved}
-        asked[split] = {name: saved.get(name) or drawn[name] for name in [*drawn, *saved]}
+        saved = load_instances(config, split) if paths(config).instances(split).is_file() else []
+        missing = set(tasks) - {one.task for one in saved}
+        drawn = [one for name in tasks if name in missing for one in tasks[name].instances(split)]
+        asked[split] = by_task([*saved, *drawn])
     return asked
 
 
@@ -110,12 +114,10 @@ def lines(findings: Sequence[Finding]) -> list[str]:
     return [_line(*pair, some) for pair, some in pairs.items()]
 
 
-def best_calls(
-    tasks: Mapping[str, Task], lake: Lake, asked: Mapping[str, Sequence[Instance]], most: int
-) -> list[dict[str, Any]]:
-    """The best single call of each task on its first `most` instances, as rows of `one_call_scores`, with `easy`:
-    whether it answers too many."""
-    table = one_call_scores(tasks, lake, "heldout", most=most, instances=asked)
+def best_calls(tasks: Mapping[str, Task], lake: Lake, most: int) -> list[dict[str, Any]]:
+    """The best single call of each task on its first `most` held-out instances, as rows of `one_call_scores`, with
+    `easy`: whether it answers too many."""
+    table = one_call_scores(tasks, lake, "heldout", most)
     best = table.groupby("task", sort=False).head(1)
     return [row | {"easy": is_too_easy(row["task"], row["rate"])} for row in best.to_dict("records")]
 

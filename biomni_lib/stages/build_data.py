@@ -104,24 +104,16 @@ def baseline_scores(tasks: Mapping[str, Task], split: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def one_call_scores(
-    tasks: Mapping[str, Task],
-    lake: Lake,
-    split: str,
-    *,
-    most: int | None = None,
-    instances: Mapping[str, Sequence[Instance]] | None = None,
-) -> pd.DataFrame:
+def one_call_scores(tasks: Mapping[str, Task], lake: Lake, split: str, most: int | None = None) -> pd.DataFrame:
     """How often the first result of a single tool call is the answer; see `tasks.one_call`.
 
     Args:
-        most: instances tried of each task; all when None. instances: by task, in place of those that the tasks draw.
+        most: instances tried of each task; all when None.
     Returns: task, tool, source of the arguments, part of the result, rate, offered, n; best tool of a task first.
     """
     rows = []
     for name, task in tasks.items():
-        some = instances[name] if instances else task.instances(split)
-        rows += [{"task": name, **asdict(rate)} for rate in one_call_rates(task, lake, some[:most])]
+        rows += [{"task": name, **asdict(rate)} for rate in one_call_rates(task, lake, task.instances(split)[:most])]
     return pd.DataFrame(rows)
 
 

@@ -39,7 +39,9 @@ CALLS_KEPT = 50_000
 """Questions share words, terms and genes; the results of a call are kept for the next."""
 _WORD = re.compile(r"[A-Za-z][A-Za-z0-9-]{3,}")
 _DNA = re.compile(r"\b[ACGT]{8,}\b")
-_PLACE = re.compile(r"chromosome (\w+), (?:around )?(?:position )?(\d+)(?: to (\d+))?|rs\d+ \((\w+):(\d+)\)")
+_PLACE = re.compile(
+    r"(?:chromosome (?=\w+, )|chr(?=\w+:)|rs\d+ \()(\w+)(?:, (?:around )?(?:position )?|:)(\d+)(?:(?: to |-)(\d+))?"
+)
 _KINDS = {
     "term": re.compile(r"HP:\d{7}"),
     "disease": re.compile(r"OMIM:(\d{6})"),
@@ -48,6 +50,7 @@ _KINDS = {
     "enzyme": re.compile(r"\b[A-Z][a-z]{2}[A-Z0-9a-z]*[IVX]+\b"),
 }
 _SYMBOL = re.compile(r"[A-Za-z][\w.:-]*")
+_ID = re.compile(r"(?:HP:|OMIM:|ENSG|rs)\d+|chr\w+:\d+(?:-\d+)?")
 _BRACKET = re.compile(r" \((?:HP|OMIM|ENSG)[:\d]+\)")
 
 
@@ -153,8 +156,8 @@ def read_facts(prompt: str) -> Facts:
         found["gene"] = found["ensg"] + _symbols(value)
         found["place"], found["region"] = _places(value)
         found["number"] = [int(number) for number in re.findall(r"\b\d{1,3}\b", value)] if label == "Task" else []
-        if label not in ("Task", "Options") and not _is_list(value):
-            text = _BRACKET.sub("", value)
+        text = _BRACKET.sub("", value)
+        if label not in ("Task", "Options") and not _is_list(value) and not _ID.fullmatch(text):
             found["text"], found["word"] = [text], list(dict.fromkeys(_WORD.findall(text)))
         for kind, values in found.items():
             if values:
@@ -254,11 +257,10 @@ def _is_list(value: str) -> bool:
 def _places(value: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Positions, and regions from first to last base (of one base where a position is all that is stated)."""
     places, regions = [], []
-    for chromosome, start, end, of_variant, at in _PLACE.findall(value):
-        where, first = chromosome or of_variant, int(start or at)
+    for chromosome, start, end in _PLACE.findall(value):
         if not end:
-            places.append({"chromosome": where, "position": first})
-        regions.append({"chromosome": where, "start": first, "end": int(end or first)})
+            places.append({"chromosome": chromosome, "position": int(start)})
+        regions.append({"chromosome": chromosome, "start": int(start), "end": int(end or start)})
     return places, regions
 
 

@@ -80,7 +80,8 @@ LOCUS, VARIANT, SCREEN, CRISPR = (
 PAIRS: dict[str, Callable[[str], Instance]] = {
     "disease": lambda split: one(DIAGNOSIS, split, gold=disease("999001")),
     "disease gene": lambda split: one(GENE, split, f"{split} ENSG00000000001", gold=f"ENSG0000000001{len(split)}"),
-    "patient's paper": lambda split: one(GENE, split, gold=f"ENSG0000000001{len(split)}", papers=["PMID:1"]),
+    "patient's paper": lambda split: one(GENE, split, gold=f"ENSG0000000001{len(split)}", paper="PMID:1"),
+    "published patient": lambda split: one(GENE, split, gold=f"ENSG0000000001{len(split)}", patient="PMID_1_II-2"),
     "term asked about": lambda split: one(DBQA, split, kind="term_parent", facts={"Phenotype": "HP:0001250"}),
     "record": lambda split: one(SEQQA, split, record="pX"),
     f"word of {DNA_WORD} bases": lambda split: one(SEQQA, split, f"{split} {DNA}"),

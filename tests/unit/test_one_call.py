@@ -50,8 +50,10 @@ def test_facts_are_read_by_line() -> None:
     variants = read_facts("Variants: rs1 (7:10), rs22 (8:20)")
     assert variants["variant"] == {"Variants": ["rs1", "rs22"]}
     assert [place["position"] for place in variants["place"]["Variants"]] == [10, 20]
-    stretch = read_facts("Stretch: chromosome 2, 100 to 900 (GRCh38)")
-    assert stretch["region"] == {"Stretch": [{"chromosome": "2", "start": 100, "end": 900}]}
+    for stretch in ("chromosome 2, 100 to 900 (GRCh38)", "chr2:100-900"):
+        assert read_facts(f"Stretch: {stretch}")["region"]["Stretch"] == [{"chromosome": "2", "start": 100, "end": 900}]
+    assert read_facts("Position: chrX:51")["place"] == {"Position": [{"chromosome": "X", "position": 51}]}
+    assert not {"text", "word"} & read_facts("Gene: ENSG00000166147").keys()
 
 
 def test_calls_take_single_entries_and_whole_lines(lake: Lake) -> None:

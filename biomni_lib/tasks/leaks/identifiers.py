@@ -197,7 +197,8 @@ def _cases() -> dict[str, Case]:
 _PATIENTS = (
     Sort("disease", _diseases_named, _diseases_asked),
     Sort("disease gene", _genes_named, _genes_asked),
-    Sort("patient's paper", _meta("papers"), None),
+    Sort("published patient", _meta("patient"), None),
+    Sort("patient's paper", _meta("paper"), None),
 )
 _LOCI = (
     Sort("causal gene", _causal_gene, _causal_gene),
