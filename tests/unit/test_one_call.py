@@ -11,7 +11,7 @@ from biomni_lib.tasks import BUNDLED_TASKS, Instance, get_task
 from biomni_lib.tasks.one_call import EASY_ABOVE, LOOKUPS, calls, is_too_easy, one_call_rates, parts, read_facts
 from biomni_lib.tools import tool_functions, tool_names
 
-CONFIG = DataConfig(heldout_instances=16)
+CONFIG = DataConfig(heldout_instances=8)
 PATIENT = (
     "Task: who?\nPhenotypes: HP:0001166, HP:0001083\nExcluded phenotypes: none\n"
     "Candidate genes: ENSG00000166147, ENSG00000157764\nOutput format: {...}"
