@@ -15,7 +15,7 @@ from biomni_lib.config import AgentConfig, DataConfig, SandboxConfig
 from biomni_lib.engines.scripted import Conversation
 from biomni_lib.errors import ConfigError
 from biomni_lib.sandbox import Sandbox
-from biomni_lib.sft.pretraining import copy_documents
+from biomni_lib.sft.pretraining import ANSWERS, copy_documents
 from biomni_lib.sft.question_scripts import KINDS, Question
 from biomni_lib.sft.rejection import sample_teacher
 from biomni_lib.sft.teacher import STRATEGIES, strategy_script
@@ -94,7 +94,8 @@ def test_a_copy_document_of_a_question_repeats_it_with_other_digits(instances) -
         text, copied = chat.decode(document.ids), chat.decode(document.ids[document.mask])
         told = text.partition("user\nTask: ")[2].partition("\n")[2].partition("\nOutput format")[0]
         assert read_options(told) and f'"""{told}"""' in copied
-        assert re.search(r"<observation>\n([a-f])\n</observation>.*<solution>\n\1$", text, re.DOTALL)
+        answered = re.findall(r"<observation>\n(.)\n</observation>.*?<solution>\n(.)", text, re.DOTALL)
+        assert len(answered) == ANSWERS and all(shown == given in set("abcdef") for shown, given in answered)
     ids = {id for question in questions for id in re.findall(r"ENSG\d+|OMIM:\d+|HP:\d+", question.prompt)}
     drawn = {id for d in documents for id in re.findall(r"ENSG\d+|OMIM:\d+|HP:\d+", chat.decode(d.ids))}
     assert len(drawn - ids) > 0.9 * len(drawn)
