@@ -18,7 +18,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data reproduce notebooks summary verify seeds ablations figures paper bench settings lab test test-slow check format clean viewer plan test-vllm
+.PHONY: help setup data reproduce notebooks summary verify seeds ablations figures paper bench settings lab test test-slow check format clean viewer plan test-vllm audit
 
 help: ## Print this help
 	@echo "Usage: make TARGET [PRESET=$(PRESET)]"
@@ -32,6 +32,9 @@ data: setup ## Build the data lake; its public tier is downloaded, or taken from
 
 plan: setup ## Print what PRESET needs before it starts: memory, cards, tokens, GPU-hours (GPU="H100-80GB x1" names cards)
 	@$(STAGES) plan --preset $(PRESET) $(if $(GPU),--gpu "$(GPU)")
+
+audit: setup ## Look for leaks between training, held-out data and the benchmarks in BIOMNI_EVAL1 and BIOMNI_LAB_BENCH
+	@$(STAGES) audit --preset $(PRESET)
 
 reproduce: setup ## Run every stage and make every number and figure (PRESET=cpu: about half an hour on 2 cores)
 	@$(STAGES) reproduce --preset $(PRESET)

@@ -41,6 +41,14 @@ def data(preset: Preset = "cpu", seed: Seed = 0, runs_root: RunsRoot = "runs", c
 
 
 @app.command()
+def audit(preset: Preset = "cpu", seed: Seed = 0, runs_root: RunsRoot = "runs", changed: Settings = None) -> None:
+    """Compare training data with held-out data and with the benchmarks that BIOMNI_EVAL1 and BIOMNI_LAB_BENCH name."""
+    from biomni_lib.stages import audit
+
+    audit.run(settings(preset, seed, runs_root, changed))
+
+
+@app.command()
 def notebooks(preset: Preset = "cpu", seed: Seed = 0, runs_root: RunsRoot = "runs", changed: Settings = None) -> None:
     """Run the notebooks whose stage is not done."""
     from biomni_lib.stages.plan import before_start
