@@ -1,0 +1,108 @@
+"""What the scripted teacher writes about a question with six options.
+
+A question on the lake (`lab_bench_dbqa`) is copied whole into the code, which reads the ids in it, gives each option a
+score by the tools, and prints the letter of the best. A case of CRISPR delivery needs no tool: a rule of thumb names
+the method; there `lucky_guess` guesses and every other strategy follows the rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from biomni_lib.engines.scripted import Conversation
+from biomni_lib.errors import ConfigError
+from biomni_lib.sft.turns import ALL_FACTS, ANSWER, GUESS, NEXT, ONE_BY_ONE, ONE_FACT, execute, solution
+from biomni_lib.tasks.choices import LETTERS
+from biomni_lib.tasks.crispr import letter_of, method_by_keywords, read_case
+from biomni_lib.tasks.crispr_cases import METHODS
+
+_ID = r'x = re.search(r"(\w+:?\d{6,})\)", q)[1]'
+_PLACE = r'x, *y = map(int, re.findall(r"\d{5,}", q)[:2])'
+_OPTIONS = r'o = dict(re.findall(r"(?m)^([a-f]): .*?(\w+:?\d*)\)?$", q))'
+KINDS: Mapping[str, tuple[str, str]] = {
+    "on which human chromosome": (_ID, 'gene_profile(x)["chromosome"] == i'),
+    "lies within the stretch": (_PLACE, 'x <= gene_profile(i)["start"] <= y[0]'),
+    "lies closest to the position": (_PLACE, '-abs(gene_profile(i)["start"] - x)'),
+    "genes is linked to the disease": (_ID, "i in genes_of_disease(x)"),
+    "diseases is linked to the gene": (_ID, "x in genes_of_disease(i)"),
+    "diseases is annotated with the phenotype": (_ID, "match_score(x, i)"),
+    "phenotypes is the disease annotated with": (_ID, "match_score(i, x)"),
+    "direct parent of the phenotype": (_ID, 'i in term_info(x)["parents"]'),
+}
+"""What a question says, to code that reads the fact `x` and code that scores an option's id `i` by it."""
+
+
+class Question:
+    """The parts of a prompt that the code needs."""
+
+    def __init__(self, prompt: str) -> None:
+        first, _, rest = prompt.partition("\n")
+        self.text = rest.partition("\nOutput format: ")[0]
+        known = [code for said, code in KINDS.items() if said in first]
+        if not known:
+            raise ConfigError(f"the scripted teacher cannot answer {first!r}; take its task out of data.tasks")
+        self.read, self.score = known[0]
+
+    def facts(self) -> str:
+        """Code that holds the question."""
+        return f'import re\nq = """{self.text}"""\n'
+
+    def setup(self) -> str:
+        """The question, its fact, its options by letter, and the score of one."""
+        return f"{self.facts()}{self.read}\n{_OPTIONS}\nf = lambda k: (lambda i: {self.score})(o[k])\n"
+
+
+def answer(observation: str, rng: np.random.Generator) -> str:
+    """The turn that answers the letter which the code printed; any letter when it printed none."""
+    printed = observation.strip()
+    return solution(ANSWER, printed if printed in set(LETTERS) else _any_letter(rng))
+
+
+def _any_letter(rng: np.random.Generator) -> str:
+    return str(rng.choice(list(LETTERS)))
+
+
+def _case(seen: Conversation) -> str:
+    """The answer to a case of CRISPR delivery, by the rule of thumb."""
+    method = method_by_keywords(read_case(seen.prompt))
+    return solution(f"This use asks for {METHODS[method].option}.", letter_of(seen.prompt, method))
+
+
+def _lucky_guess(seen: Conversation, rng: np.random.Generator) -> str:
+    return solution(GUESS, _any_letter(rng))
+
+
+def _compare(thought: str, letters: str) -> Callable[[Conversation, np.random.Generator], str]:
+    """Compare options in one turn. letters: code of those that are compared."""
+
+    def script(seen: Conversation, rng: np.random.Generator) -> str:
+        if "\nCase: " in seen.prompt:
+            return _case(seen)
+        if seen.turns:
+            return answer(seen.observations[-1], rng)
+        pair = "".join(rng.permutation(list(LETTERS))[:2])
+        return execute(thought, f"{Question(seen.prompt).setup()}print(max({letters.format(pair=pair)}, key=f))")
+
+    return script
+
+
+def _one_by_one(seen: Conversation, rng: np.random.Generator) -> str:
+    if "\nCase: " in seen.prompt:
+        return _case(seen)
+    chosen, done = rng.permutation(list(LETTERS))[:3], len(seen.turns)
+    if done == len(chosen):
+        return answer(seen.observations[-1], rng)
+    code = f's["{chosen[done]}"] = f("{chosen[done]}")\nprint(max(s, key=s.get))'
+    return execute(NEXT, code) if done else execute(ONE_BY_ONE, f"{Question(seen.prompt).setup()}s = {{}}\n{code}")
+
+
+_all_findings = _compare(ALL_FACTS, "o")
+SCRIPTS: Mapping[str, Callable[[Conversation, np.random.Generator], str]] = {
+    "lucky_guess": _lucky_guess,
+    "one_finding": _compare(ONE_FACT, '"{pair}"'),
+    "one_by_one": _one_by_one,
+    "all_findings": _all_findings,
+    "verified": _all_findings,
+}
