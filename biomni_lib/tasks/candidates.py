@@ -1,8 +1,8 @@
 """Candidate genes for patients whose gene is given: groups of like genes in which each could as well be the causal one.
 
 Simulated patients have their candidates drawn first and the causal gene among them. A published patient has a gene, and
-candidates chosen around it would betray it as the one that all others resemble. So all genes of a cohort are divided
-into groups, again for every patient, and its candidates are the group that its gene fell into: whichever of the group
+candidates chosen around it would betray it as the one that all others resemble. So genes of a cohort are divided
+into groups, anew for every patient, and its candidates are the group that its gene fell into: whichever of the group
 were causal, the group would be the same. The most alike come first, and before them paralogs and genes of one locus.
 Not covered: genes of no patient are never candidates, since the causal gene would be told by how much is known of it.
 """
@@ -18,6 +18,8 @@ LOCUS_BP = 1_000_000
 """Genes whose starts lie so close on one chromosome are of one locus: a linkage study would not tell them apart."""
 RELATED = 1.0
 """Added to the similarity of findings, at most 1, for paralogs and for genes of one locus: these come first."""
+GENE_POOL = 40
+"""Genes that are divided, drawn anew for each patient, its own included, so that a large split is no harder."""
 DIVISIONS_DRAWN = 4
 """Divisions drawn for each patient; the one with the most alike groups is kept, whatever the patient's gene."""
 MOST_TRIES = 100
@@ -47,17 +49,18 @@ class CandidateGroups:
         Raises: ConfigError when no division has the gene in a whole group.
         """
         own = int(np.flatnonzero(self.genes == gene)[0])
+        others = np.flatnonzero(self.genes != gene)
         for _ in range(MOST_TRIES):
-            divisions = [self._divide(rng) for _ in range(DIVISIONS_DRAWN)]
-            best = max(divisions, key=self._alike)
-            for group in best:
+            pool = np.array([own, *rng.permutation(others)[: GENE_POOL - 1]])
+            divisions = [self._divide(pool, rng) for _ in range(DIVISIONS_DRAWN)]
+            for group in max(divisions, key=self._alike):
                 if own in group:
                     return self.genes[rng.permutation(group)].tolist()
         raise self._too_many()
 
-    def _divide(self, rng: np.random.Generator) -> list[list[int]]:
+    def _divide(self, pool: np.ndarray, rng: np.random.Generator) -> list[list[int]]:
         """Whole groups alone: each is the first gene left, in random order, and those most like it."""
-        left, groups = rng.permutation(len(self.genes)).tolist(), list[list[int]]()
+        left, groups = rng.permutation(pool).tolist(), list[list[int]]()
         while group := self._group(left):
             groups.append(group)
             left = [position for position in left if position not in group]
