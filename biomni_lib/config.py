@@ -70,6 +70,9 @@ class DataConfig(Section):
         1, ge=0, description="Most of a patient's terms that have nothing to do with the disease."
     )
     candidates: int = Field(6, ge=2, description="Candidate genes shown, the right one included.")
+    names: bool = Field(
+        False, description="Whether questions on the lake name genes, diseases and terms beside their ids."
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

@@ -19,7 +19,7 @@ import torch
 from biomni_lib.agent.chat import ChatRenderer
 from biomni_lib.sft import patient_scripts, question_scripts
 from biomni_lib.sft.patient_scripts import Case
-from biomni_lib.sft.question_scripts import Question
+from biomni_lib.sft.question_scripts import Question, is_question
 from biomni_lib.sft.train import Example
 from biomni_lib.sft.turns import ALL_FACTS, execute
 from biomni_lib.tasks import Instance, refuse_evaluation_only
@@ -51,7 +51,7 @@ def copy_documents(instances: Sequence[Instance], renderer: ChatRenderer, *, cou
 
 def _document(instance: Instance, renderer: ChatRenderer, rng: np.random.Generator) -> Example:
     prompt = _ID.sub(lambda id: _other_digits(id[0], rng), instance.prompt)
-    code, printed, turn = (_of_question if "\nOptions:\n" in prompt else _of_patient)(prompt, instance.gold, rng)
+    code, printed, turn = (_of_question if is_question(prompt) else _of_patient)(prompt, instance.gold, rng)
     parts = [
         renderer.prompt("", prompt),
         renderer.assistant(execute(ALL_FACTS, code.removesuffix("\n"))),

@@ -1,7 +1,7 @@
 """What the scripted teacher writes about a question with six options.
 
-A question on the lake (`lab_bench_dbqa`) is copied whole into the code, which reads the ids in it, gives each option a
-score by the tools, and prints the letter of the best. A case of CRISPR delivery needs no tool: a rule of thumb names
+Of a question on the lake (`lab_bench_dbqa`) the code names the fact and the options, gives each option a score by the
+tools, and prints the letter of the best. A case of CRISPR delivery needs no tool: a rule of thumb names
 the method; there `lucky_guess` guesses and every other strategy follows the rule.
 """
 
@@ -14,44 +14,54 @@ import numpy as np
 from biomni_lib.engines.scripted import Conversation
 from biomni_lib.errors import ConfigError
 from biomni_lib.sft.turns import ALL_FACTS, ANSWER, GUESS, NEXT, ONE_BY_ONE, ONE_FACT, execute, solution
-from biomni_lib.tasks.choices import LETTERS
+from biomni_lib.tasks.choices import LETTERS, read_options
 from biomni_lib.tasks.crispr import letter_of, method_by_keywords, read_case
 from biomni_lib.tasks.crispr_cases import METHODS
 
-_ID = r'x = re.search(r"(\w+:?\d{6,})\)", q)[1]'
-_PLACE = r'x, *y = map(int, re.findall(r"\d{5,}", q)[:2])'
-_OPTIONS = r'o = dict(re.findall(r"(?m)^([a-f]): .*?(\w+:?\d*)\)?$", q))'
-KINDS: Mapping[str, tuple[str, str]] = {
-    "on which human chromosome": (_ID, 'gene_profile(x)["chromosome"] == i'),
-    "lies within the stretch": (_PLACE, 'x <= gene_profile(i)["start"] <= y[0]'),
-    "lies closest to the position": (_PLACE, '-abs(gene_profile(i)["start"] - x)'),
-    "genes is linked to the disease": (_ID, "i in genes_of_disease(x)"),
-    "diseases is linked to the gene": (_ID, "x in genes_of_disease(i)"),
-    "diseases is annotated with the phenotype": (_ID, "match_score(x, i)"),
-    "phenotypes is the disease annotated with": (_ID, "match_score(i, x)"),
-    "direct parent of the phenotype": (_ID, 'i in term_info(x)["parents"]'),
+_ENDS = 'y = [int(n) for n in re.findall(r"\\d{5,}", x)]\n'
+KINDS: Mapping[str, str] = {
+    "on which human chromosome": 'gene_profile(x)["chromosome"] == i',
+    "lies within the stretch": 'y[0] <= gene_profile(i)["start"] <= y[1]',
+    "lies closest to the position": '-abs(gene_profile(i)["start"] - y[0])',
+    "genes is linked to the disease": "i in genes_of_disease(x)",
+    "diseases is linked to the gene": "x in genes_of_disease(i)",
+    "diseases is annotated with the phenotype": "match_score(x, i)",
+    "phenotypes is the disease annotated with": "match_score(i, x)",
+    "direct parent of the phenotype": 'i in term_info(x)["parents"]',
 }
-"""What a question says, to code that reads the fact `x` and code that scores an option's id `i` by it."""
+"""What a question says, to code that scores an option `i` by the fact `x`, a place by its ends `y`."""
 
 
 class Question:
-    """The parts of a prompt that the code needs."""
+    """The fact and the options of a prompt, as ids, and how an option is scored."""
 
     def __init__(self, prompt: str) -> None:
-        first, _, rest = prompt.partition("\n")
-        self.text = rest.partition("\nOutput format: ")[0]
-        known = [code for said, code in KINDS.items() if said in first]
+        first, fact, *_ = prompt.split("\n")
+        self.fact, self.options = _id(fact.partition(": ")[2]), [_id(text) for text in read_options(prompt).values()]
+        known = [score for said, score in KINDS.items() if said in first]
         if not known:
             raise ConfigError(f"the scripted teacher cannot answer {first!r}; take its task out of data.tasks")
-        self.read, self.score = known[0]
+        self.score = known[0]
 
     def facts(self) -> str:
-        """Code that holds the question."""
-        return f'import re\nq = """{self.text}"""\n'
+        """Code that names what the prompt tells, in its order."""
+        return f'import re\nx = "{self.fact}"\no = "{", ".join(self.options)}".split(", ")\n'
 
     def setup(self) -> str:
-        """The question, its fact, its options by letter, and the score of one."""
-        return f"{self.facts()}{self.read}\n{_OPTIONS}\nf = lambda k: (lambda i: {self.score})(o[k])\n"
+        """The facts, and the score of an option by its letter."""
+        ends = _ENDS if "y[0]" in self.score else ""
+        return f'{self.facts()}o = dict(zip("{LETTERS}", o))\n{ends}f = lambda k: (lambda i: {self.score})(o[k])\n'
+
+
+def is_question(prompt: str) -> bool:
+    """Whether a prompt offers options."""
+    return "\nOptions" in prompt
+
+
+def _id(text: str) -> str:
+    """The id in brackets behind a name, or the whole text."""
+    name, bracket, id = text.rpartition(" (")
+    return id.removesuffix(")") if bracket else text
 
 
 def answer(observation: str, rng: np.random.Generator) -> str:

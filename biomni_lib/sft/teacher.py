@@ -47,7 +47,7 @@ def strategy_script(strategy: str) -> Script:
 
 def _scripts(prompt: str) -> Mapping[str, Write]:
     """A script for each well-formed strategy, by the kind of prompt."""
-    return question_scripts.SCRIPTS if "\nOptions:\n" in prompt else patient_scripts.SCRIPTS
+    return question_scripts.SCRIPTS if question_scripts.is_question(prompt) else patient_scripts.SCRIPTS
 
 
 def _malformed(turn: str, way: int) -> str:

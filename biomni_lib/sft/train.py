@@ -1,9 +1,9 @@
 """Supervised fine-tuning on accepted trajectories: the loss is on the tokens that the teacher wrote, nothing else.
 
-The ledger's ids are trained on as they are. Batches hold trajectories of like length, padded on the right, so causal
-attention needs no mask. The order of batches follows from the seed, so an interrupted run goes on as if it had not
-been interrupted. Each thread takes a share of the batch: on matrices this small that is half as fast again as all
-threads at one matrix.
+The ledger's ids are trained on as they are. A batch is made of parts that hold trajectories of like length, padded on
+the right, so causal attention needs no mask, and parts of any length, so tasks are mixed in it. The order follows from
+the seed, so an interrupted run goes on as if it had not been interrupted. Threads take parts: on matrices this small
+that is half as fast again as all threads at one matrix.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ from biomni_lib.sft.muon import muon_and_adamw
 from biomni_lib.tasks import refuse_evaluation_only
 
 CHECKPOINT_EVERY = 50
+PART = 4
+"""Examples of like length that are computed together; a batch has as many parts as it needs."""
 COOLDOWN = 0.4
 """Share of the steps over which the learning rate falls to zero."""
 OnStep = Callable[[dict[str, float]], None]
@@ -57,15 +59,16 @@ def to_example(trajectory: Trajectory) -> Example:
 
 
 def batch_order(lengths: Sequence[int], batch_size: int, epoch: int, seed: int) -> list[list[int]]:
-    """Batches of examples of like length, in a seeded order; every example once an epoch.
+    """Batches of `PART` examples of like length beside others of any, in a seeded order; every example once an epoch.
 
-    Returns: lists of positions in `lengths`; only the last of the sorted lists may be shorter than `batch_size`.
+    Returns: lists of positions in `lengths`; only the last may be shorter than `batch_size`.
     """
     rng = np.random.default_rng(np.random.SeedSequence([seed, epoch]))
     jittered = np.asarray(lengths) + rng.uniform(0, 32, len(lengths))
     order = np.argsort(jittered, kind="stable").tolist()
-    batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-    return [batches[i] for i in rng.permutation(len(batches))]
+    parts = [order[i : i + PART] for i in range(0, len(order) - len(order) % PART, PART)]
+    mixed = [at for i in rng.permutation(len(parts)) for at in parts[i]] + order[len(parts) * PART :]
+    return [mixed[i : i + batch_size] for i in range(0, len(mixed), batch_size)]
 
 
 def pad(examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
@@ -158,8 +161,8 @@ class SftTrainer:
         Raises: TrainingError when it is not finite.
         """
         written = sum(int(example.mask[1:].sum()) for example in batch)
-        shares = [batch[first :: self.config.sft.threads] for first in range(min(len(batch), self.config.sft.threads))]
-        results = list(self.workers.map(self._share, shares, [written] * len(shares)))
+        parts = [batch[first : first + PART] for first in range(0, len(batch), PART)]
+        results = list(self.workers.map(self._part, parts, [written] * len(parts)))
         loss = sum(loss for loss, _ in results)
         if not math.isfinite(loss):
             raise TrainingError(f"SFT loss is {loss} at step {self.step_number}; lower sft.lr_muon or lr_adamw")
@@ -167,9 +170,9 @@ class SftTrainer:
             parameter.grad = functools.reduce(torch.add, gradients)
         return loss
 
-    def _share(self, batch: Sequence[Example], written: int) -> tuple[float, tuple[Tensor, ...]]:
-        """A share of the batch's loss, and its gradient, one tensor a parameter."""
-        loss = summed_loss(self.model, *pad(batch)) / written
+    def _part(self, part: Sequence[Example], written: int) -> tuple[float, tuple[Tensor, ...]]:
+        """A part's share of the batch's loss, and its gradient, one tensor a parameter."""
+        loss = summed_loss(self.model, *pad(part)) / written
         return loss.item(), torch.autograd.grad(loss, self.parameters)
 
     def _schedule(self) -> float:

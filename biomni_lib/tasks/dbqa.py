@@ -17,7 +17,7 @@ import numpy as np
 
 from biomni_lib.config import DataConfig
 from biomni_lib.lake import Lake
-from biomni_lib.tasks.choices import LETTERS, ChoiceTask, Question
+from biomni_lib.tasks.choices import LETTERS, LISTED, ChoiceTask, Question
 from biomni_lib.tasks.splits import SHARES, SPLIT_SEED, SPLITS, Split, make_splits
 from biomni_lib.tools.scoring import shown_terms
 
@@ -75,8 +75,8 @@ class LabBenchDbQA(ChoiceTask):
         outside = [row for row in mates if self._extent(row)[1] < low or self._extent(row)[0] > high]
         inside = [row for row in mates if row not in outside]
         near = sorted(outside, key=lambda row: abs(int(self.lake.gene_starts[row]) - start))[: 2 * WRONG]
-        place = f"chromosome {self.chromosome[gene]}, {low} to {high} (GRCh38)"
-        text = "which of the genes lies within the stretch?"
+        place = f"chr{self.chromosome[gene]}:{low}-{high}"
+        text = "which of the genes lies within the stretch (GRCh38)?"
         return self._pick(text, {"Stretch": place}, gene, [] if inside else near, self._gene, rng)
 
     def _nearest_gene(self, split: Split, rng: np.random.Generator) -> Question | None:
@@ -88,8 +88,8 @@ class LabBenchDbQA(ChoiceTask):
         first, *others = (self.distance(row, position) for row in ranked)
         if len(others) < WRONG or others[0] < first + LEAST_DIFFERENCE:
             return None
-        place = f"chromosome {self.chromosome[gene]}, {position} (GRCh38)"
-        text = "which of the genes lies closest to the position?"
+        place = f"chr{self.chromosome[gene]}:{position}"
+        text = "which of the genes lies closest to the position (GRCh38)?"
         return self._pick(text, {"Position": place}, ranked[0], ranked[1:], self._gene, rng)
 
     def _disease_gene(self, split: Split, rng: np.random.Generator) -> Question | None:
@@ -186,13 +186,20 @@ class LabBenchDbQA(ChoiceTask):
         return [some[at] for at in np.argsort(-np.array(shared), kind="stable")[: 2 * WRONG]]
 
     def _gene(self, row: int) -> str:
-        return f"{self.lake.symbols[row]} ({self.lake.ensembl_id(row)})"
+        return self._shown(self.lake.symbols[row], self.lake.ensembl_id(row))
 
     def _disease(self, row: int) -> str:
-        return f"{self.lake.disease_names[row]} (OMIM:{self.lake.omim(row)})"
+        return self._shown(self.lake.disease_names[row], f"OMIM:{self.lake.omim(row)}")
 
     def _term(self, row: int) -> str:
-        return f"{self.lake.term_names[row]} ({self.lake.term_id(row)})"
+        return self._shown(self.lake.term_names[row], self.lake.term_id(row))
+
+    def show_options(self, options: list[str]) -> str:
+        """Names, which may hold commas, one a line; ids alone in one line."""
+        return super().show_options(options) if self.config.names else f"{LISTED}{', '.join(options)}\n"
+
+    def _shown(self, name: str, id: str) -> str:
+        return f"{name} ({id})" if self.config.names else id
 
 
 def divide_terms(lake: Lake) -> dict[str, np.ndarray]:

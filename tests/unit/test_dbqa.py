@@ -132,7 +132,7 @@ def test_terms_are_divided_whole(task: LabBenchDbQA) -> None:
 
 
 def test_prompt_has_the_asked_shape(task: LabBenchDbQA) -> None:
-    shape = r"Task: .+\?\n[A-Z]\w+: .+\nOptions:\n([a-f]: .+\n){6}Output format: one letter, a to f"
+    shape = r"Task: .+\?\n[A-Z]\w+: .+\nOptions a to f: [^,\n]+(, [^,\n]+){5}\nOutput format: one letter, a to f"
     for one in task.instances("dev"):
         assert re.fullmatch(shape, task.prompt(one))
         assert len(set(one.meta["options"])) == len(LETTERS)

@@ -20,6 +20,7 @@ from biomni_lib.sft.question_scripts import KINDS, Question
 from biomni_lib.sft.rejection import sample_teacher
 from biomni_lib.sft.teacher import STRATEGIES, strategy_script
 from biomni_lib.tasks import Instance, get_task
+from biomni_lib.tasks.choices import read_options
 from tests.acting_toy import tokenizer
 
 TASKS = ("lab_bench_dbqa", "crispr_delivery")
@@ -68,11 +69,16 @@ async def test_depth_pays_and_every_kind_can_be_answered(rolled, instances) -> N
     assert turns["lucky_guess"] < turns["all_findings"] < turns["one_by_one"]
 
 
-def test_the_question_is_copied_whole(instances) -> None:
-    for instance in instances:
-        if instance.task == "lab_bench_dbqa":
-            shown = instance.prompt.split("\n", 1)[1].rsplit("\n", 1)[0]
-            assert f'"""{shown}"""' in Question(instance.prompt).facts()
+@pytest.mark.parametrize("names", [False, True])
+def test_the_code_names_the_fact_and_the_options_in_order(lake, names: bool) -> None:
+    config = DATA.model_copy(update={"names": names})
+    for instance in get_task("lab_bench_dbqa", lake, config, 0).instances("train"):
+        _, fact, *_ = instance.prompt.split("\n")
+        told = [fact.partition(": ")[2], *read_options(instance.prompt).values()]
+        written = Question(instance.prompt).facts().split('"')
+        named = [written[1], *written[3].split(", ")]
+        assert all(one == text or text.endswith(f" ({one})") for one, text in zip(named, told, strict=True))
+        assert (" (" in instance.prompt.split("Options")[1]) == (names and instance.meta["kind"] != "chromosome")
 
 
 def test_a_question_of_another_task_is_refused_by_name(lake) -> None:
@@ -88,8 +94,7 @@ def test_a_copy_document_of_a_question_repeats_it_with_other_digits(instances) -
     documents = copy_documents(instances, chat, count=20, seed=0)
     for document in documents:
         text, copied = chat.decode(document.ids), chat.decode(document.ids[document.mask])
-        body = text.partition("<|im_start|>user\nTask: ")[2].partition("\nOutput format")[0].partition("\n")[2]
-        assert f'"""{body}"""' in copied
+        assert f'"{", ".join(read_options(text).values())}"' in copied
         assert re.search(r"<observation>\n([a-f])\n</observation>.*<solution>\n\1$", text, re.DOTALL)
     ids = {id for question in questions for id in re.findall(r"ENSG\d+|OMIM:\d+|HP:\d+", question.prompt)}
     drawn = {id for d in documents for id in re.findall(r"ENSG\d+|OMIM:\d+|HP:\d+", chat.decode(d.ids))}

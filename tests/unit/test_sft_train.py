@@ -16,7 +16,7 @@ from biomni_lib.config import RunConfig
 from biomni_lib.errors import DataError, TrainingError
 from biomni_lib.sft import train
 from biomni_lib.sft.pretraining import copy_documents
-from biomni_lib.sft.train import Example, SftTrainer, batch_order, pad, summed_loss, to_example
+from biomni_lib.sft.train import PART, Example, SftTrainer, batch_order, pad, summed_loss, to_example
 from biomni_lib.tasks import Instance
 from biomni_lib.tasks.baselines import read_facts
 from tests.acting_toy import model, renderer, token_ids
@@ -102,8 +102,20 @@ def test_every_example_comes_once_an_epoch(lengths: list[int], size: int, epoch:
     assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
     assert sorted(len(batch) for batch in batches)[1:] == [size] * (len(batches) - 1)
     assert batches == batch_order(lengths, size, epoch, seed=3)
-    spread = [max(lengths[i] for i in batch) - min(lengths[i] for i in batch) for batch in batches]
-    assert sum(spread) <= max(lengths) - min(lengths) + 32 * len(batches)  # batches do not overlap by more than jitter
+
+
+@given(st.lists(st.integers(1, 400), min_size=8, max_size=60), st.integers(1, 3))
+def test_parts_of_a_batch_are_of_like_length(lengths: list[int], parts_each: int) -> None:
+    batches = batch_order(lengths, PART * parts_each, 0, seed=3)
+    parts = [batch[i : i + PART] for batch in batches for i in range(0, len(batch), PART)]
+    spread = [max(lengths[i] for i in part) - min(lengths[i] for i in part) for part in parts]
+    assert sum(spread) <= max(lengths) - min(lengths) + 32 * len(parts)  # they do not overlap by more than jitter
+
+
+def test_a_batch_mixes_lengths() -> None:
+    lengths = [10] * 64 + [300] * 64
+    mixed = [len({lengths[i] for i in batch}) == 2 for batch in batch_order(lengths, 4 * PART, 0, seed=3)]
+    assert sum(mixed) >= 4  # of 8
 
 
 def test_epochs_have_orders_of_their_own() -> None:
