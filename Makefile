@@ -16,7 +16,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data reproduce notebooks summary verify seeds ablations figures bench settings lab test test-slow check format clean
+.PHONY: help setup data reproduce notebooks summary verify seeds ablations figures paper bench settings lab test test-slow check format clean
 
 help: ## Print this help
 	@echo "Usage: make TARGET [PRESET=$(PRESET)]"
@@ -49,6 +49,9 @@ ablations: setup ## Run RL of PRESET again with one thing changed each time (cpu
 figures: setup ## Draw the figures of PRESET again from its tables
 	@$(STAGES) figures --preset $(PRESET)
 
+paper: setup ## Set the paper of PRESET from results/ (Typst, offline, in seconds), with figures and tables for LaTeX
+	@$(STAGES) paper --preset $(PRESET)
+
 bench: setup ## Measure speed as ratios within one run, into bench.json (ONLY=sandbox: one family)
 	@$(STAGES) bench --preset $(PRESET) $(addprefix --only ,$(ONLY))
 
@@ -75,6 +78,7 @@ check: setup ## The house rules: lint, format, types, floors, notebooks, reposit
 	rule "ruff format (to mend: make format)" $(BIN)/ruff format --check --quiet; \
 	rule "mypy" $(BIN)/mypy --no-error-summary; \
 	rule "lint-imports" $(BIN)/lint-imports --config pyproject.toml --no-logo; \
+	rule "paper rules" $(BIN)/python -m tests.house.paper_rules; \
 	rule "notebook rules" $(BIN)/python -m tests.house.notebook_rules; \
 	rule "repository rules" $(BIN)/python -m tests.house.repository_rules; \
 	if [ -n "$$broken" ]; then echo "some rules are broken"; exit 1; else echo "all rules kept"; fi

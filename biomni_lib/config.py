@@ -203,7 +203,7 @@ class EnvironmentConfig(Section):
 class TeacherConfig(Section):
     """The scripted teacher and what is kept of its trajectories."""
 
-    instances: int = Field(2000, ge=1, description="Training instances per task that the teacher tries.")
+    instances: int = Field(1200, ge=1, description="Training instances per task that the teacher tries.")
     samples_per_instance: int = Field(3, ge=1, description="Trajectories sampled per instance.")
     cap_per_instance: int = Field(2, ge=1, description="Most accepted trajectories kept per instance.")
 
@@ -211,14 +211,14 @@ class TeacherConfig(Section):
 class PretrainingConfig(Section):
     """Teaching a model from scratch to copy identifiers; a pretrained model skips it."""
 
-    documents: int = Field(6000, ge=1, description="Short documents of identifiers, each seen once.")
+    documents: int = Field(4000, ge=1, description="Short documents of identifiers, each seen once.")
     lr_muon: float = Field(0.02, gt=0, description="Learning rate of Muon; everything else is as in fine-tuning.")
 
 
 class SftConfig(Section):
     """Supervised fine-tuning on accepted trajectories."""
 
-    epochs: int = Field(2, ge=1, description="Passes over the accepted trajectories.")
+    epochs: int = Field(1, ge=1, description="Passes over the accepted trajectories.")
     batch_size: int = Field(16, ge=1, description="Trajectories per optimizer step.")
     lr_muon: float = Field(0.01, gt=0, description="Learning rate of Muon, which trains the matrices.")
     lr_adamw: float = Field(3e-3, gt=0, description="Learning rate of AdamW, which trains everything else.")
@@ -233,7 +233,7 @@ class RlConfig(Section):
         "default",
         description="Loss, correction and advantage: a recipe's name (default is ours), or the path of a TOML file.",
     )
-    steps: int = Field(30, ge=1, description="Learner steps.")
+    steps: int = Field(16, ge=1, description="Learner steps.")
     groups_per_step: int = Field(16, ge=1, description="Groups, one instance each, per learner step.")
     group_size: int = Field(8, ge=2, description="Trajectories per group.")
     max_staleness: int = Field(
@@ -242,7 +242,7 @@ class RlConfig(Section):
     optimizer: Literal["adamw", "muon"] = Field(
         "adamw", description="`muon` trains the hidden matrices with Muon and the rest with AdamW; `adamw` everything."
     )
-    learning_rate: float = Field(2e-4, gt=0, description="Learning rate of AdamW.")
+    learning_rate: float = Field(3e-4, gt=0, description="Learning rate of AdamW.")
     lr_muon: float = Field(2e-3, gt=0, description="Learning rate of Muon, where rl.optimizer is `muon`.")
     warmup_steps: int = Field(0, ge=0, description="Learner steps over which the learning rates rise from zero.")
     lora_rank: int | None = Field(
@@ -284,7 +284,7 @@ class RlConfig(Section):
 class EvaluateConfig(Section):
     """Evaluation on the held-out split."""
 
-    instances: int = Field(300, ge=1, description="Held-out instances per task.")
+    instances: int = Field(150, ge=1, description="Held-out instances per task, or all where there are fewer.")
     samples: int = Field(1, ge=1, description="Trajectories per instance.")
     temperature: float = Field(0.6, ge=0, description="Sampling temperature; 0 is greedy.")
     bootstrap: int = Field(2000, ge=10, description="Resamples behind each interval.")

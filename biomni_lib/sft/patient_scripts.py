@@ -9,9 +9,21 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from biomni_lib.engines.scripted import Conversation
-from biomni_lib.sft.turns import ALL_FACTS, ANSWER, GUESS, NEXT, ONE_BY_ONE, ONE_FACT, VERIFY, execute, solution
+from biomni_lib.sft.turns import (
+    ALL_FACTS,
+    ANSWER,
+    GUESS,
+    NEXT,
+    ONE_BY_ONE,
+    ONE_FACT,
+    VERIFY,
+    copy_facts,
+    execute,
+    solution,
+)
 from biomni_lib.tasks.baselines import CONTRADICTION_WEIGHT, read_facts
 
+_FACTS = 't, e, genes = [re.findall(r"\\w+:?\\d{6,}", l) for l in q.split("\\n")]\n'
 _DISEASES = "d = [o for x in genes for o in diseases_of_gene(x)]\n"
 _PRINT_DISEASE = 'print(s, json.dumps({"disease_name": disease_profile(o)["name"], "OMIM_ID": o}))'
 _PRINT_GENE = 'print(s, json.dumps({"causal_gene": [x]}))'
@@ -21,17 +33,13 @@ class Case:
     """The facts of a prompt, and how its task is answered."""
 
     def __init__(self, prompt: str) -> None:
-        self.findings, self.excluded, self.genes = (", ".join(ids) for ids in read_facts(prompt))
+        self.findings, self.excluded, self.genes = read_facts(prompt)
+        self.facts = copy_facts(prompt) + _FACTS
         self.wants_disease = "OMIM_ID" in prompt
-
-    def facts(self) -> str:
-        """Code that names what the prompt tells, in its order."""
-        named = {"t": self.findings, "e": self.excluded, "genes": self.genes}
-        return "import json\n" + "".join(f'{name} = "{ids}".split(", ")\n' for name, ids in named.items() if ids)
 
     def setup(self) -> str:
         """The facts, and the diseases that are possible where a disease is asked for."""
-        return self.facts() + (_DISEASES if self.wants_disease else "")
+        return self.facts + (_DISEASES if self.wants_disease else "")
 
     def rank(self, score: str) -> str:
         """Code that finds the best answer by a score of a disease `o` and prints it with its score."""
@@ -55,23 +63,23 @@ def _lucky_guess(seen: Conversation, rng: np.random.Generator) -> str:
     case = Case(seen.prompt)
     if seen.turns:
         return answer(seen.observations[-1])
-    guessed = f"x = genes[{int(rng.integers(len(case.genes.split(', '))))}]\n"
+    guessed = f"x = genes[{int(rng.integers(len(case.genes)))}]\n"
     if case.wants_disease:
-        return execute(GUESS, f"{case.facts()}{guessed}s, o = 0, diseases_of_gene(x)[0]\n{_PRINT_DISEASE}")
-    return execute(GUESS, f"{case.facts()}{guessed}s = 0\n{_PRINT_GENE}")
+        return execute(GUESS, f"{case.facts}{guessed}s, o = 0, diseases_of_gene(x)[0]\n{_PRINT_DISEASE}")
+    return execute(GUESS, f"{case.facts}{guessed}s = 0\n{_PRINT_GENE}")
 
 
 def _one_finding(seen: Conversation, rng: np.random.Generator) -> str:
     case = Case(seen.prompt)
     if not seen.turns:
-        chosen = int(rng.integers(len(case.findings.split(", "))))
+        chosen = int(rng.integers(len(case.findings)))
         return execute(ONE_FACT, case.setup() + case.rank(f"match_score(t[{chosen}], o)"))
     return answer(seen.observations[-1])
 
 
 def _one_by_one(seen: Conversation, rng: np.random.Generator) -> str:
     case = Case(seen.prompt)
-    chosen = rng.permutation(len(case.findings.split(", ")))[:3].tolist()
+    chosen = rng.permutation(len(case.findings))[:3].tolist()
     done = len(seen.turns)
     if done == len(chosen):
         return answer(seen.observations[-1])

@@ -2,9 +2,9 @@
 
 Copying needs attention heads that find where an id stands and read on from there; they form over many short documents
 far sooner than over few long conversations. A document is a prompt of the training split with other digits in its ids,
-since those of unseen patients end in any; the lines of code with which the teacher names them again; then an
-observation and the beginning of the turn that answers it, as far as the id or the letter. There is nothing else in it
-to learn. Tasks of which the teacher names nothing again have no documents.
+since those of unseen patients end in any; the lines of code with which the teacher names them again; then
+observations, each with the beginning of the turn that answers it, as far as the id or the letter. There is nothing else
+in it to learn. Tasks of which the teacher names nothing again have no documents.
 """
 
 from __future__ import annotations
@@ -19,15 +19,17 @@ import torch
 from biomni_lib.agent.chat import ChatRenderer
 from biomni_lib.sft import patient_scripts, question_scripts
 from biomni_lib.sft.patient_scripts import Case
-from biomni_lib.sft.question_scripts import Question, is_question
+from biomni_lib.sft.question_scripts import is_question
 from biomni_lib.sft.train import Example
-from biomni_lib.sft.turns import ALL_FACTS, execute
+from biomni_lib.sft.turns import ALL_FACTS, copy_facts, execute
 from biomni_lib.tasks import Instance, refuse_evaluation_only
 from biomni_lib.tasks.baselines import read_facts
 from biomni_lib.tasks.choices import LETTERS
 
 DIGITS = 4
 """Digits at the end of an id that are drawn: two of its three pairs, so that every pair is seen at both places."""
+ANSWERS = 3
+"""Observations and answers of a document: an answer is a few tokens, and copying it is learned last."""
 NEWER = 0.2
 """Share of the terms that are made ones of HPO's newer series, HP:6…: real ones are too few to learn to copy."""
 _ID = re.compile(r"(?:HP:|ENSG|OMIM:)\d{6,11}")
@@ -51,30 +53,31 @@ def copy_documents(instances: Sequence[Instance], renderer: ChatRenderer, *, cou
 
 def _document(instance: Instance, renderer: ChatRenderer, rng: np.random.Generator) -> Example:
     prompt = _ID.sub(lambda id: _other_digits(id[0], rng), instance.prompt)
-    code, printed, turn = (_of_question if is_question(prompt) else _of_patient)(prompt, instance.gold, rng)
+    answered = _of_question if is_question(prompt) else _of_patient
     parts = [
         renderer.prompt("", prompt),
-        renderer.assistant(execute(ALL_FACTS, code.removesuffix("\n"))),
-        renderer.observation(printed),
-        renderer.assistant(turn),
+        renderer.assistant(execute(ALL_FACTS, copy_facts(prompt).removesuffix("\n"))),
     ]
+    for _ in range(ANSWERS):
+        printed, turn = answered(prompt, instance.gold, rng)
+        parts += [renderer.observation(printed), renderer.assistant(turn)]
     ids = [id for part in parts for id in part]
     written = [number % 2 == 1 for number, part in enumerate(parts) for _ in part]
     return Example(torch.tensor(ids), torch.tensor(written))
 
 
-def _of_patient(prompt: str, gold: str, rng: np.random.Generator) -> tuple[str, str, str]:
-    """Code, an observation, and the turn that answers it as far as the id."""
+def _of_patient(prompt: str, gold: str, rng: np.random.Generator) -> tuple[str, str]:
+    """An observation, and the turn that answers it as far as the id."""
     printed = f"{rng.random():.3f} {_candidate(prompt, gold, rng)}"
     turn = patient_scripts.answer(printed)
-    return Case(prompt).facts(), printed, turn[: next(_ANSWERED.finditer(turn)).end()]
+    return printed, turn[: next(_ANSWERED.finditer(turn)).end()]
 
 
-def _of_question(prompt: str, gold: str, rng: np.random.Generator) -> tuple[str, str, str]:
+def _of_question(prompt: str, gold: str, rng: np.random.Generator) -> tuple[str, str]:
     """The same, as far as the letter."""
     printed = str(rng.choice(list(LETTERS)))
     turn = question_scripts.answer(printed, rng)
-    return Question(prompt).facts(), printed, turn[: turn.index(f"\n{printed}\n") + 2]
+    return printed, turn[: turn.index(f"\n{printed}\n") + 2]
 
 
 def _other_digits(id: str, rng: np.random.Generator) -> str:

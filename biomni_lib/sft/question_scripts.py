@@ -1,8 +1,8 @@
 """What the scripted teacher writes about a question with six options.
 
-Of a question on the lake (`lab_bench_dbqa`) the code names the fact and the options, gives each option a score by the
-tools, and prints the letter of the best. A case of CRISPR delivery needs no tool: a rule of thumb names
-the method; there `lucky_guess` guesses and every other strategy follows the rule.
+Of a question on the lake (`lab_bench_dbqa`) the code copies the facts, scores each option by the tools, and prints the
+letter of the best. A case of CRISPR delivery needs no tool: a rule of thumb names the method; there `lucky_guess`
+guesses and every other strategy follows the rule.
 """
 
 from __future__ import annotations
@@ -13,55 +13,46 @@ import numpy as np
 
 from biomni_lib.engines.scripted import Conversation
 from biomni_lib.errors import ConfigError
-from biomni_lib.sft.turns import ALL_FACTS, ANSWER, GUESS, NEXT, ONE_BY_ONE, ONE_FACT, execute, solution
-from biomni_lib.tasks.choices import LETTERS, read_options
+from biomni_lib.sft.turns import ALL_FACTS, ANSWER, GUESS, NEXT, ONE_BY_ONE, ONE_FACT, copy_facts, execute, solution
+from biomni_lib.tasks.choices import LETTERS
 from biomni_lib.tasks.crispr import letter_of, method_by_keywords, read_case
 from biomni_lib.tasks.crispr_cases import METHODS
 
-_ENDS = 'y = [int(n) for n in re.findall(r"\\d{5,}", x)]\n'
-KINDS: Mapping[str, str] = {
-    "on which human chromosome": 'gene_profile(x)["chromosome"] == i',
-    "lies within the stretch": 'y[0] <= gene_profile(i)["start"] <= y[1]',
-    "lies closest to the position": '-abs(gene_profile(i)["start"] - y[0])',
-    "genes is linked to the disease": "i in genes_of_disease(x)",
-    "diseases is linked to the gene": "x in genes_of_disease(i)",
-    "diseases is annotated with the phenotype": "match_score(x, i)",
-    "phenotypes is the disease annotated with": "match_score(i, x)",
-    "direct parent of the phenotype": 'i in term_info(x)["parents"]',
+_ID = 'x = re.search(r"\\w+:?\\d{6,}", q)[0]\n'
+_PLACE = 'x, *y = map(int, re.findall(r"\\d{5,}", q)[:2])\n'
+_OPTIONS = 'o = dict(re.findall(r"(?m)^([a-f]): .*?(\\w+:?\\d*)\\)?$", q))\n'
+KINDS: Mapping[str, tuple[str, str]] = {
+    "on which human chromosome": (_ID, 'gene_profile(x)["chromosome"] == i'),
+    "lies within the stretch": (_PLACE, 'x <= gene_profile(i)["start"] <= y[0]'),
+    "lies closest to the position": (_PLACE, '-abs(gene_profile(i)["start"] - x)'),
+    "genes is linked to the disease": (_ID, "i in genes_of_disease(x)"),
+    "diseases is linked to the gene": (_ID, "x in genes_of_disease(i)"),
+    "diseases is annotated with the phenotype": (_ID, "match_score(x, i)"),
+    "phenotypes is the disease annotated with": (_ID, "match_score(i, x)"),
+    "direct parent of the phenotype": (_ID, 'i in term_info(x)["parents"]'),
 }
-"""What a question says, to code that scores an option `i` by the fact `x`, a place by its ends `y`."""
+"""What a question says, to code that reads the fact `x` and code that scores an option's id `i` by it."""
 
 
 class Question:
-    """The fact and the options of a prompt, as ids, and how an option is scored."""
+    """A prompt's fact and options, and the code that reads and scores them."""
 
     def __init__(self, prompt: str) -> None:
-        first, fact, *_ = prompt.split("\n")
-        self.fact, self.options = _id(fact.partition(": ")[2]), [_id(text) for text in read_options(prompt).values()]
-        known = [score for said, score in KINDS.items() if said in first]
+        first = prompt.partition("\n")[0]
+        known = [code for said, code in KINDS.items() if said in first]
         if not known:
             raise ConfigError(f"the scripted teacher cannot answer {first!r}; take its task out of data.tasks")
-        self.score = known[0]
-
-    def facts(self) -> str:
-        """Code that names what the prompt tells, in its order."""
-        return f'import re\nx = "{self.fact}"\no = "{", ".join(self.options)}".split(", ")\n'
+        self.copy = copy_facts(prompt)
+        self.read, self.score = known[0]
 
     def setup(self) -> str:
         """The facts, and the score of an option by its letter."""
-        ends = _ENDS if "y[0]" in self.score else ""
-        return f'{self.facts()}o = dict(zip("{LETTERS}", o))\n{ends}f = lambda k: (lambda i: {self.score})(o[k])\n'
+        return f"{self.copy}{self.read}{_OPTIONS}f = lambda k: (lambda i: {self.score})(o[k])\n"
 
 
 def is_question(prompt: str) -> bool:
     """Whether a prompt offers options."""
-    return "\nOptions" in prompt
-
-
-def _id(text: str) -> str:
-    """The id in brackets behind a name, or the whole text."""
-    name, bracket, id = text.rpartition(" (")
-    return id.removesuffix(")") if bracket else text
+    return "\nOptions:\n" in prompt
 
 
 def answer(observation: str, rng: np.random.Generator) -> str:

@@ -25,8 +25,6 @@ from biomni_lib.tasks.splits import SPLITS
 LETTERS = "abcdef"
 MOST_DRAWS = 500
 """Draws for one question; a split that yields none in so many cannot be asked that kind."""
-LISTED = f"Options {LETTERS[0]} to {LETTERS[-1]}: "
-"""How a line begins that lists all options, in the order of their letters."""
 OUTPUT_FORMAT = f"one letter, {LETTERS[0]} to {LETTERS[-1]}"
 
 
@@ -106,10 +104,6 @@ class ChoiceTask(ABC):
     def ask(self, kind: str, split: str, rng: np.random.Generator) -> Question | None:
         """One question of a kind over a split's own data, or None when this draw yields none."""
 
-    def show_options(self, options: list[str]) -> str:
-        """The lines of the prompt that show the options in order."""
-        return "Options:\n" + "".join(f"{letter}: {text}\n" for letter, text in zip(LETTERS, options, strict=True))
-
     def _instance(self, split: str, rng: np.random.Generator, seed: int, number: int) -> Instance:
         kind = self.kinds[number % len(self.kinds)]
         for _ in range(MOST_DRAWS):
@@ -124,15 +118,14 @@ class ChoiceTask(ABC):
         options = [str(option) for option in rng.permutation(wrong)]
         options.insert(place, question.gold)
         facts = "".join(f"{label}: {value}\n" for label, value in question.facts.items())
-        prompt = f"Task: {question.text}\n{facts}{self.show_options(options)}Output format: {OUTPUT_FORMAT}"
+        lines = "".join(f"{letter}: {option}\n" for letter, option in zip(LETTERS, options, strict=True))
+        prompt = f"Task: {question.text}\n{facts}Options:\n{lines}Output format: {OUTPUT_FORMAT}"
         meta = {"kind": kind, "facts": question.facts, "options": options, **question.meta}
         return Instance(prompt, LETTERS[place], self.name, id, meta)
 
 
 def read_options(prompt: str) -> dict[str, str]:
-    """Letter to option, as a prompt shows them: one a line, or all in one."""
-    if listed := re.search(rf"^{LISTED}(.+)$", prompt, re.MULTILINE):
-        return dict(zip(LETTERS, listed[1].split(", "), strict=True))
+    """Letter to option, as a prompt shows them."""
     return dict(re.findall(rf"^([{LETTERS}]): (.+)$", prompt, re.MULTILINE))
 
 

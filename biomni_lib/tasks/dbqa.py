@@ -17,7 +17,7 @@ import numpy as np
 
 from biomni_lib.config import DataConfig
 from biomni_lib.lake import Lake
-from biomni_lib.tasks.choices import LETTERS, LISTED, ChoiceTask, Question
+from biomni_lib.tasks.choices import LETTERS, ChoiceTask, Question
 from biomni_lib.tasks.splits import SHARES, SPLIT_SEED, SPLITS, Split, make_splits
 from biomni_lib.tools.scoring import shown_terms
 
@@ -193,10 +193,6 @@ class LabBenchDbQA(ChoiceTask):
 
     def _term(self, row: int) -> str:
         return self._shown(self.lake.term_names[row], self.lake.term_id(row))
-
-    def show_options(self, options: list[str]) -> str:
-        """Names, which may hold commas, one a line; ids alone in one line."""
-        return super().show_options(options) if self.config.names else f"{LISTED}{', '.join(options)}\n"
 
     def _shown(self, name: str, id: str) -> str:
         return f"{name} ({id})" if self.config.names else id

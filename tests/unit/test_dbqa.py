@@ -63,14 +63,14 @@ def hpo(text: str) -> str:
 
 
 def inside(tables: Tables, place: str, gene: str) -> bool:
-    chromosome, low, high = re.match(r"chromosome (\w+), (\d+) to (\d+)", place).groups()
+    chromosome, low, high = re.match(r"chr(\w+):(\d+)-(\d+)", place).groups()
     row = tables.genes[gene]
     within = int(low) <= row["start"] and row["start"] + row["length"] - 1 <= int(high)
     return row["chromosome"] == chromosome and within
 
 
 def closest(tables: Tables, place: str, option: str, options: list[str]) -> bool:
-    position = int(re.match(r"chromosome \w+, (\d+)", place)[1])
+    position = int(re.match(r"chr\w+:(\d+)", place)[1])
     far = [tables.distance(ensembl(other), position) for other in options]
     return tables.distance(ensembl(option), position) == min(far)
 
@@ -132,7 +132,7 @@ def test_terms_are_divided_whole(task: LabBenchDbQA) -> None:
 
 
 def test_prompt_has_the_asked_shape(task: LabBenchDbQA) -> None:
-    shape = r"Task: .+\?\n[A-Z]\w+: .+\nOptions a to f: [^,\n]+(, [^,\n]+){5}\nOutput format: one letter, a to f"
+    shape = r"Task: .+\?\n[A-Z]\w+: .+\nOptions:\n([a-f]: .+\n){6}Output format: one letter, a to f"
     for one in task.instances("dev"):
         assert re.fullmatch(shape, task.prompt(one))
         assert len(set(one.meta["options"])) == len(LETTERS)

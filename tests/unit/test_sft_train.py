@@ -15,7 +15,7 @@ from biomni_lib.agent.ledger import Trajectory
 from biomni_lib.config import RunConfig
 from biomni_lib.errors import DataError, TrainingError
 from biomni_lib.sft import train
-from biomni_lib.sft.pretraining import copy_documents
+from biomni_lib.sft.pretraining import ANSWERS, copy_documents
 from biomni_lib.sft.train import PART, Example, SftTrainer, batch_order, pad, summed_loss, to_example
 from biomni_lib.tasks import Instance
 from biomni_lib.tasks.baselines import read_facts
@@ -208,10 +208,11 @@ def test_a_copy_document_repeats_the_ids_that_it_shows() -> None:
     for document in documents:
         shown, copied = renderer().decode(document.ids[~document.mask]), renderer().decode(document.ids[document.mask])
         for ids in filter(None, read_facts(shown)):
-            assert f'"{", ".join(ids)}"' in copied
+            assert f": {', '.join(ids)}" in copied
         assert set(re.findall(ID, copied)) == set(re.findall(ID, shown))
-        (observed,) = re.findall(ID, shown.partition("<observation>")[2])
-        assert re.findall(ID, copied)[-1] == observed and copied.endswith(observed)
+        observed = re.findall(ID, shown.partition("<observation>")[2])
+        assert re.findall(ID, copied.partition("</execute>")[2]) == observed and copied.endswith(observed[-1])
+        assert len(observed) == ANSWERS
     again = copy_documents(instances, renderer(), count=20, seed=1)
     assert all(np.array_equal(a.ids, b.ids) for a, b in zip(documents, again, strict=True))
     assert len({tuple(d.ids.tolist()) for d in documents}) > 15

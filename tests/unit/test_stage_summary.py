@@ -21,9 +21,6 @@ def published(tmp_path, monkeypatch):
     """The published results lie in the test's own folder."""
     folder = tmp_path / "results"
     monkeypatch.setattr(results, "results_dir", lambda: folder)
-    monkeypatch.setattr(summary, "results_dir", lambda: folder)
-    monkeypatch.setattr(summary, "project_root", lambda: tmp_path)
-    (tmp_path / "README.md").write_text(f"{summary.BLOCK_START}\n{summary.BLOCK_END}\n")
     return folder
 
 
@@ -147,15 +144,6 @@ def test_a_seed_without_rows_is_named(config):
     with pytest.raises(DataError, match=r"smoke-seed1/evaluate: no evaluated rows"):
         results.publish_seeds(config, (0, 1))
     assert not results.seeds_file(config).exists()
-
-
-def test_publishing_writes_the_summary_and_the_figures(config, published):
-    finish(config)
-    files = summary.publish(config)
-    assert json.loads((published / "summary-smoke.json").read_text()) == summary.summary(config)
-    names = {file.name for file in files}
-    assert {f"{name}.{kind}" for name in ("headline", "score-by-task", "seeds") for kind in ("svg", "csv")} <= names
-    assert "n = 10 instances a point. 1 seed." in (published / "figures-smoke" / "headline.txt").read_text()
 
 
 def test_the_readme_keeps_its_text_around_the_results():

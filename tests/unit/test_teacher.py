@@ -110,7 +110,7 @@ async def test_every_strategy_that_runs_code_names_the_facts_at_the_same_place(r
         running = list(firsts.values())
         assert all(turn.code for turn in running)
         assert len({len(re.findall(r"\w+|\S", turn.text.partition("</think>")[0])) for turn in running}) == 1
-        assert len({turn.code.partition("\ngenes = ")[0] for turn in running}) == 1
+        assert len({turn.code.partition("\nt, e, genes = ")[0] for turn in running}) == 1
 
 
 @in_module_loop
