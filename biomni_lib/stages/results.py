@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from biomni_lib.config import RunConfig, project_root
 from biomni_lib.errors import DataError
-from biomni_lib.evaluate import ROWS, load_rows
+from biomni_lib.evaluate import ROWS, load_rows, read_rows
 from biomni_lib.provenance import atomic_path
 from biomni_lib.stages.paths import paths
 
@@ -75,7 +75,7 @@ def pooled_rows(config: RunConfig) -> pd.DataFrame:
     file = published_seeds(config)
     if file is None:
         return load_rows([paths(config).evaluate])[SEED_ROWS.names]
-    return pq.read_table(file).to_pandas()[SEED_ROWS.names]
+    return read_rows(file, SEED_ROWS)
 
 
 def publish_ablations(config: RunConfig, table: pd.DataFrame, curves: pd.DataFrame) -> None:

@@ -35,6 +35,7 @@ def save_rows(config):
                 "seed": config.seed,
                 "model": model,
                 "score": float(i < right),
+                "ids": 1,
                 "correctness": float(i < right),
                 "format": None if model == "overlap" else 1.0,
                 "tokens": 0 if model == "overlap" else 100 + i,
@@ -96,6 +97,15 @@ def test_published_seeds_hold_every_row_and_the_same_bytes_again(config):
     results.publish_seeds(config, (0, 1))
     assert results.seeds_file(config).read_bytes() == first
     pd.testing.assert_frame_equal(results.pooled_rows(config), rows)
+
+
+def test_published_rows_from_before_ids_were_counted_are_read(config):
+    save_rows(config)
+    results.publish_seeds(config, (0,))
+    file = results.seeds_file(config)
+    pq.write_table(pq.read_table(file).drop_columns(["ids"]), file)
+    rows = results.pooled_rows(config)
+    assert list(rows) == results.SEED_ROWS.names and rows["ids"].isna().all() and rows["score"].notna().all()
 
 
 def test_a_setting_that_came_later_takes_the_published_seeds_away_unless_it_is_at_its_default(
