@@ -25,7 +25,8 @@ from biomni_lib.config import RunConfig
 from biomni_lib.errors import DataError
 from biomni_lib.provenance import atomic_path
 from biomni_lib.rewards import correctness, score
-from biomni_lib.tasks import Instance, Task, grade
+from biomni_lib.tasks import Instance, Task, grade, ids_given
+from biomni_lib.tasks.leaks import require_audited
 
 RolloutFn = Callable[[Instance, int, int], Awaitable[Trajectory]]
 """(instance, sample, seed) to one trajectory; a rollout that goes wrong is an ending in it, not an exception."""
@@ -41,6 +42,7 @@ ROWS = pa.schema(
         ("seed", pa.int64()),
         ("model", pa.string()),
         ("score", pa.float64()),
+        ("ids", pa.int32()),
         ("correctness", pa.float64()),
         ("format", pa.float64()),
         ("tokens", pa.int32()),
@@ -54,8 +56,10 @@ ROWS = pa.schema(
         ("tool_seconds", pa.float64()),
     ]
 )
-"""Columns of evaluated rows. `score` is the benchmark's grade, `correctness` the reward's stricter one; `format` is
-null for heuristics, which write no tags; `tokens` are those that the model wrote; `seconds` is wall-clock time."""
+"""Columns of evaluated rows. `score` is the benchmark's grade, `ids` how many different ids the answer gives (more than
+the gold has: it hedges), `correctness` the reward's stricter grade; `format` is null for heuristics, which write no
+tags; `tokens` are those that the model wrote; `seconds` is wall-clock time. Files from before `ids` was counted read as
+null there."""
 
 
 def show_progress(model: str, done: int, total: int) -> None:
@@ -85,15 +89,17 @@ async def evaluate(
             same key, settings and instances are returned as they are.
         progress: told after every rollout.
     Returns: the columns of `ROWS`, in the order of instances and samples.
-    Raises: DataError when there are no instances; whatever the rollout raises, which ends the evaluation.
+    Raises: DataError when there are no instances; RunError when they are of a benchmark and the run's training data
+        were not shown to be apart from it; whatever the rollout raises, which ends the evaluation.
     """
     if not instances:
         raise DataError(f"evaluate {model}: no instances; take them from Task.instances('heldout')")
+    require_audited(config, instances)
     rows_path = rows_file(out_dir, model)
     key = _key(key, instances, config)
     trajectories_path = trajectories_file(out_dir, model)
     if trajectories_path.is_file() and _stored_key(rows_path) == key:
-        return pq.read_table(rows_path).to_pandas()
+        return read_rows(rows_path)
     rows_path.unlink(missing_ok=True)
     jobs = [(instance, sample) for instance in instances for sample in range(config.evaluate.samples)]
     done = await _roll_out(model, rollout_fn, jobs, config, progress)
@@ -134,10 +140,20 @@ def load_rows(folders: Iterable[Path]) -> pd.DataFrame:
         files = sorted(folder.glob("*.rows.parquet"))
         if not files:
             raise DataError(f"{folder}: no evaluated rows; run the stage evaluate of that run first")
-        tables += [_read_rows(path) for path in files]
+        tables += [_read_rows(path, ROWS) for path in files]
     if not tables:
         raise DataError("evaluated rows: no folder given; name at least one run")
     return pa.concat_tables(tables).to_pandas()
+
+
+def read_rows(path: Path, schema: pa.Schema = ROWS) -> pd.DataFrame:
+    """The rows of one file; a column that it was written without is null.
+
+    Args:
+        schema: the columns to read, all of `ROWS` or some.
+    Raises: DataError when the file cannot be read.
+    """
+    return _read_rows(path, schema).to_pandas()
 
 
 def rows_file(out_dir: Path, model: str) -> Path:
@@ -188,6 +204,7 @@ def _row(trajectory: Trajectory, seconds: float, instance: Instance, config: Run
         "seed": config.seed,
         "model": trajectory.model,
         "score": grade(instance.task, trajectory.answer, instance.gold),
+        "ids": ids_given(instance.task, trajectory.answer),
         "correctness": trajectory.correctness,
         "format": trajectory.format,
         "tokens": trajectory.response_tokens,
@@ -215,6 +232,7 @@ def _baseline_row(
         "seed": config.seed,
         "model": heuristic,
         "score": grade(instance.task, answer, instance.gold),
+        "ids": ids_given(instance.task, answer),
         "correctness": correctness(answer, instance),
         "format": None,
         "tokens": 0,
@@ -236,9 +254,9 @@ def _save_rows(rows: Sequence[Mapping[str, object]], path: Path, key: str) -> pd
     return table.to_pandas()
 
 
-def _read_rows(path: Path) -> pa.Table:
+def _read_rows(path: Path, schema: pa.Schema) -> pa.Table:
     try:
-        return pq.read_table(path, schema=ROWS)
+        return pq.read_table(path, schema=schema)
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{path}: rows cannot be read ({error}); delete the file and evaluate again") from None
 

@@ -107,7 +107,9 @@ def write_files(folder: Path) -> dict[Source, Path]:
     """All files of the public tier, laid out as in the mirror."""
     texts = {public.GENES: GENES, public.SYNONYMS: SYNONYMS, public.PARALOGS: PARALOGS, public.VARIANTS: VARIANTS}
     texts |= {public.TISSUES: TISSUES}
-    texts |= {public.GOLD_2019: association(48500000, "ENSG00000166147", "High", reported_trait_name="height")}
+    trait = {"standard_trait_name": "body height", "reported_trait_name": "Standing height"}
+    height = association(48500000, "ENSG00000166147", "High", ontology=["EFO_0004339"], **trait)
+    texts |= {public.GOLD_2019: height}
     texts |= {public.GOLD_2023: association(48500001, "ENSG00000259705", "Low", ontology=["EFO_1"])}
     header = "ti_uid gene indication_mesh_id indication_mesh_term ccat orphan year_launch assoc_mesh_id assoc_mesh_term"
     header += " original_trait original_link similarity l2g_share l2g_rank areas genetic_insight launched"

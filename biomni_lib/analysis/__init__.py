@@ -4,6 +4,7 @@ A row is one trajectory of one model on one instance (see `biomni_lib.evaluate`)
 samples of one instance are never counted as independent.
 """
 
+from biomni_lib.analysis.article import article_scores, tasks_against_models
 from biomni_lib.analysis.bootstrap import bootstrap_mean, compare_models, paired_difference
 from biomni_lib.analysis.length import (
     TRUNCATED,
@@ -22,6 +23,7 @@ __all__ = [
     "TRUNCATED",
     "acceptance_intervals",
     "across_strata",
+    "article_scores",
     "association",
     "binned_curve",
     "bootstrap_mean",
@@ -33,5 +35,6 @@ __all__ = [
     "score_table",
     "seed_table",
     "summarize",
+    "tasks_against_models",
     "within_instance",
 ]

@@ -1,7 +1,8 @@
 """The data sets of the public tier: what each is read from, and the tables that it becomes.
 
-`genome` is what tools read. The others hold answers (the causal gene, the target, the score, the diagnosis): they lie
-in a folder apart, which `Lake` does not open and a session is not shown; tasks read them with `gold_table`.
+`genome` is what tools read: genes, and the names of GWAS traits without their genes and places. The others hold answers
+(the causal gene, the target, the score, the diagnosis): they lie in a folder apart, which `Lake` does not open and a
+session is not shown; tasks read them with `gold_table`.
 """
 
 from collections.abc import Callable, Mapping
@@ -69,7 +70,7 @@ class DataSet:
 
 
 def _genome(files: Files) -> Built:
-    from biomni_lib.lake import gene_caches, genome_tables
+    from biomni_lib.lake import gene_caches, genome_tables, gold_files
 
     tables = genome_tables.genome_tables(
         gene_caches.read_genes(files[public.GENES]),
@@ -78,10 +79,11 @@ def _genome(files: Files) -> Built:
         gene_caches.read_tissues(files[public.TISSUES]),
         gene_caches.read_expression(files[public.TISSUES]),
         gene_caches.read_variants(files[public.VARIANTS]),
+        gold_files.traits_of(gold_files.read_gold_standards(files[public.GOLD_2019])),
     )
     of = {"genes": public.GENES, "gene_synonyms": public.SYNONYMS, "pathogenic_variants": public.VARIANTS}
     of |= {"paralog_families": public.PARALOGS, "paralog_family": public.PARALOGS}
-    of |= {"tissues": public.TISSUES, "tissue_expression": public.TISSUES}
+    of |= {"tissues": public.TISSUES, "tissue_expression": public.TISSUES, "gwas_traits": public.GOLD_2019}
     return {name: (table, of[name]) for name, table in tables.items()}, genome_tables.genome_arrays(tables)
 
 
@@ -132,7 +134,11 @@ def _patients(files: Files) -> Built:
 
 
 DATA_SETS = (
-    DataSet("genome", (public.GENES, public.SYNONYMS, public.PARALOGS, public.TISSUES, public.VARIANTS), _genome),
+    DataSet(
+        "genome",
+        (public.GENES, public.SYNONYMS, public.PARALOGS, public.TISSUES, public.VARIANTS, public.GOLD_2019),
+        _genome,
+    ),
     DataSet("gwas_genes", (public.GOLD_2019, public.GOLD_2023), _gwas_genes),
     DataSet("drug_targets", (public.SUPPORTED_TARGETS, public.PROGRAMMES), _drug_targets),
     DataSet("screens", (*public.SCREEN_SCORES.values(), *public.SCREEN_QUESTIONS.values()), _screens),

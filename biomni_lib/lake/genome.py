@@ -22,6 +22,7 @@ class Genome:
         ensembl_ids: (G,) sorted integers; the number inside the id. gene_starts, gene_ends: (G,) base pairs, 1-based.
         expression: `Groups` of rows of expression_tissues (F,) and expression_summaries (F, 5): minimum, quartiles,
         maximum in transcripts per million.
+        trait_ids, trait_names, trait_words (lower case, all names), trait_studies: by trait, sorted by ontology id.
         variant_positions, variant_rsids, variant_clinvar_ids, variant_frequencies (NaN when unknown): (V,).
     """
 
@@ -33,6 +34,8 @@ class Genome:
         self.expression = groups_of(arrays, "expression")
         self.expression_tissues = arrays["expression_tissues"]
         self.expression_summaries = arrays["expression_summaries"]
+        self.trait_ids, self.trait_names = strings_of(arrays, "trait_ids"), strings_of(arrays, "trait_names")
+        self.trait_words, self.trait_studies = strings_of(arrays, "trait_words"), arrays["trait_studies"]
 
     @classmethod
     def open(cls, folder: Path) -> "Genome":

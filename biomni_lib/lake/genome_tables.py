@@ -1,8 +1,9 @@
 """The genome's tables and arrays, computed from the parsed gene caches.
 
 Tables: `genes` (sorted by Ensembl id), `gene_synonyms`, `paralog_families` (the members of each family) and
-`paralog_family` (the family of each gene), `tissues`, `tissue_expression`, `pathogenic_variants`. Caches name genes by
-symbol; a symbol that several genes bear stands for the one with the lowest Ensembl id, as in the bundled gene table.
+`paralog_family` (the family of each gene), `tissues`, `tissue_expression`, `pathogenic_variants`, and `gwas_traits`
+(names of traits without what studies of them found). Caches name genes by symbol; a symbol that several genes bear
+stands for the one with the lowest Ensembl id, as in the bundled gene table.
 """
 
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ import pyarrow as pa
 
 from biomni_lib.lake.arrays import Arrays, groups, numbers, strings
 from biomni_lib.lake.gene_caches import REVIEW_STATUS, SIGNIFICANCE, Expression, Gene, Variant
+from biomni_lib.lake.gold_files import Trait
 
 _FLOAT32 = ("minimum", "q1", "median", "q3", "maximum", "allele_frequency")
 
@@ -39,8 +41,9 @@ def genome_tables(
     tissues: list[tuple[str, int]],
     expression: list[Expression],
     variants: list[Variant],
+    traits: list[Trait],
 ) -> dict[str, pa.Table]:
-    """The tables, by name; arguments as the readers of `gene_caches` return them."""
+    """The tables, by name; arguments as the readers of `gene_caches` and `gold_files.traits_of` return them."""
     families, family_of = paralogs
     members = [(number, one) for number, family in enumerate(families) for one in sorted(family)]
     return {
@@ -51,6 +54,7 @@ def genome_tables(
         "tissues": _pairs(("tissue", "samples"), tissues),
         "tissue_expression": records_table(Expression, expression),
         "pathogenic_variants": records_table(Variant, variants),
+        "gwas_traits": records_table(Trait, traits),
     }
 
 
@@ -77,6 +81,7 @@ def genome_arrays(tables: Mapping[str, pa.Table]) -> Arrays:
         **_paralog_arrays(tables),
         **_expression_arrays(tables, row_of, len(symbols)),
         **_variant_arrays(tables["pathogenic_variants"], code_of),
+        **_trait_arrays(tables["gwas_traits"]),
     }
 
 
@@ -119,6 +124,18 @@ def _paralog_arrays(tables: Mapping[str, pa.Table]) -> Arrays:
         **groups("family_members", family, numbers(members["ensembl_id"], "ENSG"), int(family.max(initial=-1)) + 1),
         "family_genes": numbers(owners["ensembl_id"], "ENSG"),
         "families": owners["family"].to_numpy(),
+    }
+
+
+def _trait_arrays(traits: pa.Table) -> Arrays:
+    """`trait_words` holds in lower case what a trait is called anywhere."""
+    names, reported = traits["name"].to_pylist(), traits["reported"].to_pylist()
+    words = [" | ".join([name, *others]).lower() for name, others in zip(names, reported, strict=True)]
+    return {
+        **strings("trait_ids", traits["id"].to_pylist()),
+        **strings("trait_names", names),
+        **strings("trait_words", words),
+        "trait_studies": np.array(traits["studies"].to_pylist(), np.int32),
     }
 
 

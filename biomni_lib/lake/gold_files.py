@@ -2,7 +2,8 @@
 
 import csv
 import json
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,34 @@ def _gold_standard(record: dict[str, Any]) -> GoldStandard:
         set_label=record["metadata"]["set_label"].strip(),
         curators=tuple(sorted({e["curated_by"] for e in gold.get("evidence", ()) if e.get("curated_by")})),
     )
+
+
+@dataclass(frozen=True)
+class Trait:
+    """A trait of genome-wide studies: ontology id, name, the studies' own words for it, and how many studies there are.
+
+    Nothing of what the studies found.
+    """
+
+    id: str
+    name: str
+    reported: tuple[str, ...]
+    studies: int
+
+
+def traits_of(standards: Iterable[GoldStandard]) -> list[Trait]:
+    """The traits that bear one ontology id and a name, sorted by id; of several names the most frequent."""
+    names: dict[str, Counter[str]] = defaultdict(Counter)
+    reported: dict[str, set[str]] = defaultdict(set)
+    studies: dict[str, set[str]] = defaultdict(set)
+    for one in standards:
+        if len(one.ontology) == 1 and one.trait:
+            (id,) = one.ontology
+            names[id][one.trait] += 1
+            reported[id].add(one.reported_trait)
+            studies[id].add(one.study)
+    best = {id: min(counts, key=lambda name: (-counts[name], name)) for id, counts in names.items()}
+    return [Trait(id, best[id], tuple(sorted(reported[id] - {""})), len(studies[id])) for id in sorted(best)]
 
 
 def read_table(path: Path, columns: dict[str, type]) -> list[dict[str, Any]]:

@@ -41,6 +41,14 @@ def data(preset: Preset = "cpu", seed: Seed = 0, runs_root: RunsRoot = "runs", c
 
 
 @app.command()
+def audit(preset: Preset = "cpu", seed: Seed = 0, runs_root: RunsRoot = "runs", changed: Settings = None) -> None:
+    """Compare training data with held-out data and with the benchmarks that BIOMNI_EVAL1 and BIOMNI_LAB_BENCH name."""
+    from biomni_lib.stages import audit
+
+    audit.run(settings(preset, seed, runs_root, changed))
+
+
+@app.command()
 def notebooks(preset: Preset = "cpu", seed: Seed = 0, runs_root: RunsRoot = "runs", changed: Settings = None) -> None:
     """Run the notebooks whose stage is not done."""
     from biomni_lib.stages.plan import before_start
@@ -87,10 +95,12 @@ def reproduce(preset: Preset = "cpu", seed: Seed = 0, runs_root: RunsRoot = "run
 @app.command()
 def publish(preset: Preset = "cpu", seed: Seed = 0, runs_root: RunsRoot = "runs", changed: Settings = None) -> None:
     """Put a finished run's outputs into the project's notebooks and its numbers into results/."""
-    from biomni_lib.stages import runner, summary
+    from biomni_lib.stages import paper, publication, runner
 
     config = settings(preset, seed, runs_root, changed)
-    print(*runner.publish_notebooks(config), *summary.publish(config), sep="\n")
+    print(*runner.publish_notebooks(config), *publication.publish(config), sep="\n")
+    if file := paper.publish(config):
+        print(file)
 
 
 @app.command()
@@ -152,7 +162,33 @@ def figures(preset: Preset = "cpu", seed: Seed = 0, runs_root: RunsRoot = "runs"
     """Draw every figure again from its tables."""
     config = settings(preset, seed, runs_root, changed)
     names = draw(config)
-    print(f"{len(names)} figures in {paths(config).figures}: {', '.join(sorted(names))}")
+    folder = paths(config).figures
+    print(f"{len(names)} figures in {folder}: {', '.join(sorted(names))}\nto look at: {folder / 'index.html'}")
+
+
+@app.command()
+def paper(preset: Preset = "cpu", seed: Seed = 0, runs_root: RunsRoot = "runs", changed: Settings = None) -> None:
+    """Set the paper from the published results, with its figures and tables for LaTeX; needs no run."""
+    from biomni_lib.stages import paper
+
+    paper.run(settings(preset, seed, runs_root, changed))
+
+
+@app.command()
+def viewer(
+    preset: Preset = "cpu",
+    seed: Seed = 0,
+    runs_root: RunsRoot = "runs",
+    changed: Settings = None,
+    source: Annotated[list[str] | None, typer.Option(help="evaluate, sft or rl; may be repeated.")] = None,
+    task: Annotated[list[str] | None, typer.Option(help="A task's name; may be repeated.")] = None,
+    model: Annotated[list[str] | None, typer.Option(help="A model, such as rl; may be repeated.")] = None,
+) -> None:
+    """Write the trajectories that a run recorded as one page to look at, viewer.html."""
+    from biomni_lib.stages import viewer
+
+    config = settings(preset, seed, runs_root, changed)
+    viewer.run(config, sources=source or (), tasks=task or (), models=model or ())
 
 
 @app.command()
@@ -188,11 +224,13 @@ def _print_results(config: RunConfig) -> None:
 
 
 def draw(config: RunConfig) -> list[str]:
-    """Save the figures of every stage; their names."""
-    from biomni_lib.stages import ablations, evaluate, length_vs_score, rl, scheduling, sft
+    """Save the figures of every stage, and the page that shows them; their names."""
+    from biomni_lib.stages import ablations, evaluate, gallery, length_vs_score, rl, scheduling, sft
 
     stages = (sft, rl, ablations, evaluate, length_vs_score, scheduling)
-    return [name for stage in stages for name in stage.draw(config)]
+    names = [name for stage in stages for name in stage.draw(config)]
+    gallery.write_gallery(paths(config).figures, preset=config.preset, seed=config.seed)
+    return names
 
 
 @contextlib.contextmanager

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 
 from biomni_lib import evaluate, figures
 from biomni_lib.agent.chat import ChatRenderer
@@ -51,7 +50,7 @@ def evaluate_heuristics(run: StageRun, tasks: Mapping[str, Task], instances: Seq
     run.say("evaluate heuristics")
     part, key = evaluate.rows_file(run.paths.evaluate, "baselines"), _key(run.config, [], code_hash())
     if run.has(part, key):
-        return pq.read_table(part).to_pandas()
+        return evaluate.read_rows(part)
     with run.making(part, key):
         return evaluate.evaluate_baselines(tasks, instances, run.config, run.paths.evaluate)
 
@@ -173,15 +172,10 @@ class OpenModel:
     def rollout(self) -> evaluate.RolloutFn:
         import torch
 
-        from biomni_lib.engines.transformers_engine import TransformersEngine
+        from biomni_lib.engines.local import load_engine
 
         torch.set_num_threads(self.config.engine.threads)
-        self.engine = TransformersEngine.load(
-            self.model_dir,
-            slots=self.config.engine.slots,
-            context=self.config.model.context,
-            prefill_chunk=self.config.engine.prefill_chunk,
-        )
+        self.engine = load_engine(self.config, self.model_dir)
         settings = evaluation_settings(self.config)
 
         async def one(instance: Instance, sample: int, seed: int) -> Trajectory:
@@ -206,7 +200,7 @@ async def _evaluate(
     """Rows of a model: those that are there under the same key, or new ones."""
     part = evaluate.rows_file(run.paths.evaluate, model)
     if run.has(part, key):
-        return pq.read_table(part).to_pandas()
+        return evaluate.read_rows(part)
     with run.making(part, key):
         return await evaluate.evaluate(
             model,

@@ -14,12 +14,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from biomni_lib.config import RunConfig, project_root
-from biomni_lib.evaluate import ROWS, load_rows
+from biomni_lib.errors import DataError
+from biomni_lib.evaluate import ROWS, load_rows, read_rows
 from biomni_lib.provenance import atomic_path
 from biomni_lib.stages.paths import paths
 
 UNREPEATABLE = ("answer", "seconds", "generate_seconds", "tool_seconds")
 """Columns left out of the seeds' table: times, which never repeat, and the answers' text, for size."""
+FROM_RUN = ("rl-learning-curves",)
+"""Figures that are published and cannot be drawn from the published tables, only by a run."""
 SEED_ROWS = pa.schema([field for field in ROWS if field.name not in UNREPEATABLE])
 
 
@@ -36,6 +39,11 @@ def summary_file(config: RunConfig) -> Path:
 def seeds_file(config: RunConfig) -> Path:
     """The published rows of a preset's seeds."""
     return results_dir() / f"seeds-{config.preset}.parquet"
+
+
+def figures_dir(config: RunConfig) -> Path:
+    """The folder of a preset's published figures."""
+    return results_dir() / f"figures-{config.preset}"
 
 
 def with_seed(config: RunConfig, seed: int) -> RunConfig:
@@ -67,7 +75,7 @@ def pooled_rows(config: RunConfig) -> pd.DataFrame:
     file = published_seeds(config)
     if file is None:
         return load_rows([paths(config).evaluate])[SEED_ROWS.names]
-    return pq.read_table(file).to_pandas()[SEED_ROWS.names]
+    return read_rows(file, SEED_ROWS)
 
 
 def publish_ablations(config: RunConfig, table: pd.DataFrame, curves: pd.DataFrame) -> None:
@@ -95,17 +103,35 @@ def _write(config: RunConfig, file: Path, table: pa.Table) -> None:
         pq.write_table(table.replace_schema_metadata(metadata), temporary, compression="zstd")
 
 
-def _made_with(config: RunConfig, file: Path) -> Path | None:
-    """A published table when it was made with these settings, else None.
+def made_with(file: Path) -> dict[str, Any]:
+    """The settings that made a published table, by dotted name; those that did not exist then at their default.
 
-    The seed is left aside. A setting that did not exist then must be at its default, with which it changes nothing;
-    one that exists no more is left aside too.
+    Raises: DataError when the table does not say.
     """
+    then = json.loads((pq.read_schema(file).metadata or {}).get(b"settings", b"{}"))
+    if not then:
+        raise DataError(f"{file}: does not say which settings made it; publish it again (make seeds, make ablations)")
+    return {**_settings(RunConfig()), **then}
+
+
+def differing(config: RunConfig, file: Path) -> dict[str, tuple[Any, Any]]:
+    """The settings in which a published table differs from these: dotted name to (then, now).
+
+    The seed is left aside. A setting that did not exist then counts as at its default, with which it changes nothing;
+    one that exists no more is left aside too. Raises: DataError when the table does not say.
+    """
+    then = made_with(file)
+    return {name: (then[name], value) for name, value in _settings(config).items() if then[name] != value}
+
+
+def _made_with(config: RunConfig, file: Path) -> Path | None:
+    """A published table when it was made with these settings, else None."""
     if not file.is_file():
         return None
-    then = json.loads((pq.read_schema(file).metadata or {}).get(b"settings", b"{}"))
-    expected = {**_settings(RunConfig()), **then}
-    return file if then and all(expected[name] == value for name, value in _settings(config).items()) else None
+    try:
+        return None if differing(config, file) else file
+    except DataError:
+        return None
 
 
 def _settings(config: RunConfig) -> dict[str, Any]:

@@ -1,16 +1,12 @@
-"""A run's results as one JSON object, printed or published."""
+"""A run's results as one JSON object, and as the README's block of results."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 from biomni_lib.analysis import summarize
-from biomni_lib.config import RunConfig, project_root
+from biomni_lib.config import RunConfig
 from biomni_lib.errors import DataError
-from biomni_lib.provenance import atomic_write
-from biomni_lib.stages.drawings import save_drawings
-from biomni_lib.stages.evaluate import drawings, evaluated_rows
-from biomni_lib.stages.results import results_dir, summary_file
+from biomni_lib.stages.evaluate import evaluated_rows
 
 BLOCK_START = "<!-- results: written by `python -m biomni_lib.stages publish` -->"
 BLOCK_END = "<!-- end of results -->"
@@ -30,17 +26,6 @@ def run(config: RunConfig) -> dict[str, Any]:
     found = summary(config)
     print(json.dumps(found, indent=1))
     return found
-
-
-def publish(config: RunConfig) -> list[Path]:
-    """Write the summary and the evaluation's figures to `results/`, to be committed. Returns: the files."""
-    found = summary(config)
-    atomic_write(summary_file(config), json.dumps(found, indent=1) + "\n")
-    folder = results_dir() / f"figures-{config.preset}"
-    save_drawings(drawings(config), folder)
-    readme = project_root() / "README.md"
-    atomic_write(readme, with_results(readme.read_text(encoding="utf-8"), found))
-    return [summary_file(config), readme, *sorted(folder.iterdir())]
 
 
 def with_results(readme: str, found: dict[str, Any]) -> str:

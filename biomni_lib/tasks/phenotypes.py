@@ -41,15 +41,7 @@ class PhenotypeTask(ABC):
         if split not in SPLITS:
             raise ConfigError(f"unknown split {split!r}; the splits are {', '.join(SPLITS)}")
         if split not in self._made:
-            simulator = PatientSimulator(self.lake, self._splits[split], self.config)
-            seed = self.seed if split == "train" else 0
-            count = getattr(self.config, f"{split}_instances")
-            words = (seed, self.stream, SPLITS.index(split))
-            streams = (np.random.SeedSequence([*words, number]) for number in range(count))
-            self._made[split] = [
-                self._instance(simulator.draw(np.random.default_rng(stream)), f"{split}-{seed}-{number}")
-                for number, stream in enumerate(streams)
-            ]
+            self._made[split] = self._make(split)
         return self._made[split]
 
     def prompt(self, instance: Instance) -> str:
@@ -59,6 +51,18 @@ class PhenotypeTask(ABC):
     def grade(self, instance: Instance, answer: str | None, *, strict: bool = False) -> float:
         """1.0 for a right answer, else 0.0; never raises."""
         return grade(self.name, answer, instance.gold, strict=strict)
+
+    def _make(self, split: str) -> list[Instance]:
+        """Simulated patients, each from a stream of its own."""
+        simulator = PatientSimulator(self.lake, self._splits[split], self.config)
+        seed = self.seed if split == "train" else 0
+        count = getattr(self.config, f"{split}_instances")
+        words = (seed, self.stream, SPLITS.index(split))
+        streams = (np.random.SeedSequence([*words, number]) for number in range(count))
+        return [
+            self._instance(simulator.draw(np.random.default_rng(stream)), f"{split}-{seed}-{number}")
+            for number, stream in enumerate(streams)
+        ]
 
     def _instance(self, patient: Patient, id: str) -> Instance:
         lake = self.lake

@@ -3,6 +3,7 @@
 They stand apart from `task_names()`, whose tasks need bundled data alone.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,11 @@ def data_lacking(lake_dir: Path) -> dict[str, str]:
     Returns: text by name of every task, in the order of `PUBLIC_TASKS`.
     Raises: DataError for a data set that is there and broken.
     """
+    return {name: lacking(lake_dir, task.data_sets) for name, task in PUBLIC_TASKS.items()}
+
+
+def lacking(lake_dir: Path, data_sets: Iterable[str]) -> str:
+    """Which of some data sets of the public tier are not built, and the remedy; empty when all are."""
     built = public_manifests(lake_dir)
-    return {name: _lack([one for one in task.data_sets if one not in built]) for name, task in PUBLIC_TASKS.items()}
-
-
-def _lack(data_sets: list[str]) -> str:
-    return f"the data of {', '.join(data_sets)} are not built; {REMEDY}" if data_sets else ""
+    absent = [one for one in data_sets if one not in built]
+    return f"the data of {', '.join(absent)} are not built; {REMEDY}" if absent else ""

@@ -10,21 +10,23 @@ from collections.abc import Callable, Iterable
 
 from biomni_lib.errors import ConfigError
 from biomni_lib.lake import Lake
-from biomni_lib.tools import functions, genes, sequences
+from biomni_lib.tools import functions, genes, sequences, traits
 from biomni_lib.tools.cache import ResultCache
 
 DOMAINS: dict[str, tuple[Callable, ...]] = {
     "phenotypes": functions.TOOLS,
     "genes": genes.TOOLS,
     "sequences": sequences.TOOLS,
+    "traits": traits.TOOLS,
 }
 DEFAULT_DOMAINS = ("phenotypes",)
 _GENETICS = ("genes", "phenotypes")
+_ASSOCIATIONS = (*_GENETICS, "traits")
 _SUITED = {
-    "gwas_causal_gene_opentargets": _GENETICS,
-    "gwas_causal_gene_pharmaprojects": _GENETICS,
-    "gwas_causal_gene_gwas_catalog": _GENETICS,
-    "gwas_variant_prioritization": _GENETICS,
+    "gwas_causal_gene_opentargets": _ASSOCIATIONS,
+    "gwas_causal_gene_pharmaprojects": _ASSOCIATIONS,
+    "gwas_causal_gene_gwas_catalog": _ASSOCIATIONS,
+    "gwas_variant_prioritization": _ASSOCIATIONS,
     "lab_bench_dbqa": _GENETICS,
     "lab_bench_seqqa": ("sequences",),
     "screen_gene_retrieval": _GENETICS,

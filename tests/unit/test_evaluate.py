@@ -2,6 +2,7 @@ import asyncio
 import json
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from biomni_lib.agent.ledger import Trajectory, Turn, load_trajectories
@@ -51,6 +52,7 @@ def test_one_row_and_one_trajectory_a_sample(tmp_path):
     rows = run(Agent(), tmp_path)
     assert list(zip(rows["instance_id"], rows["sample"], strict=True)) == [(i.id, s) for i in INSTANCES for s in (0, 1)]
     assert rows["score"].tolist() == rows["correctness"].tolist() == [1, 1, 0, 0] * 3
+    assert rows["ids"].tolist() == [1] * 12
     assert set(rows["model"]) == {"rl"} and set(rows["format"]) == {1} and set(rows["tokens"]) == {5}
     assert set(rows["turns"]) == {1} and set(rows["tool_calls"]) == {0} and set(rows["generate_seconds"]) == {0.25}
     kept = load_trajectories(trajectories_file(tmp_path, "rl"))
@@ -122,6 +124,8 @@ def test_baselines_have_scores_and_no_format(tmp_path):
     means = rows.groupby("model")[["score", "correctness"]].mean()
     assert means.loc["first"].tolist() == pytest.approx([1 / 6, 1 / 6])
     assert means.loc["both"].tolist() == pytest.approx([1, 1 / 6])  # two ids for one: right, and hedging
+    ids = rows.groupby("model")["ids"].apply(list)
+    assert ids["first"] == [1] * 6 and ids["both"] == [1] + [2] * 5  # of the first instance both are the same gene
 
 
 def test_rows_of_a_folder_come_together(tmp_path):
@@ -129,6 +133,16 @@ def test_rows_of_a_folder_come_together(tmp_path):
     evaluate_baselines({OneTask.name: OneTask()}, INSTANCES, CONFIG, tmp_path)
     rows = load_rows([tmp_path, tmp_path])
     assert set(rows["model"]) == {"rl", "first", "both"} and len(rows) == 2 * (12 + 12)
+
+
+def test_rows_from_before_ids_were_counted_are_read(tmp_path):
+    run(Agent(), tmp_path)
+    file = rows_file(tmp_path, "rl")
+    pq.write_table(pq.read_table(file).drop_columns(["ids"]), file)
+    evaluate_baselines({OneTask.name: OneTask()}, INSTANCES, CONFIG, tmp_path)
+    rows = load_rows([tmp_path])
+    assert rows["ids"].isna().sum() == 12 and rows["ids"].notna().sum() == 12
+    assert len(run(Agent(fail_at=1), tmp_path)) == 12  # under the same key it is not asked again
 
 
 def test_missing_parts_are_named(tmp_path):

@@ -9,10 +9,12 @@ from hypothesis import strategies as st
 
 from biomni_lib.agent.prompt import system_prompt
 from biomni_lib.errors import ConfigError, DataError
-from biomni_lib.lake import Lake
+from biomni_lib.lake import Lake, read_lake_manifest
+from biomni_lib.lake.manifest import genome_dir
+from biomni_lib.tasks import task_names
 from biomni_lib.tools import DOMAINS, domains_for, tool_docs, tool_functions, tool_names, tool_signatures
 
-NEW = tool_names(("genes", "sequences"))
+NEW = tool_names(("genes", "sequences", "traits"))
 DNA = st.text("ACGT", min_size=1, max_size=200)
 BLA_START = "ATGAGTATTCAACATTTCCGTGTCGCCCTTATTCCCTTTTTTGCGGCATTTTGCCTTCCTGTTTTTGCT"
 """The first 69 bases of beta-lactamase as in pUC19; they encode MSIQHFRVALIPFFAAFCLPVFA."""
@@ -59,10 +61,27 @@ def test_other_tasks_list_what_suits_them() -> None:
         tool_names(["chemistry"])
 
 
+def test_traits_have_names_and_nothing_of_what_was_found(tools: dict, public_lake: Lake) -> None:
+    assert tools["search_traits"]("STANDING")[0] == ("EFO_0004339", "body height")  # the study's own word
+    assert tools["search_traits"]("standing weight") == []
+    found = tools["trait_info"]("Body height")
+    assert found == {"id": "EFO_0004339", "name": "body height", "phenotype": "", "studies": 1}
+    assert set(read_lake_manifest(genome_dir(public_lake.lake_dir)).tables["gwas_traits"].columns) == set(found) - {
+        "phenotype"
+    } | {"reported"}
+
+
+def test_only_tasks_on_associations_list_the_tools_on_traits() -> None:
+    listed = {task for task in task_names() if "traits" in domains_for(task)}
+    assert listed == {task for task in task_names() if task.startswith("gwas_")} and len(listed) == 4
+
+
 def test_without_the_public_tier_gene_tools_say_so_and_sequence_tools_work(lake: Lake) -> None:
     tools = tool_functions(lake)
     with pytest.raises(DataError, match="run `make data`"):
         tools["gene_info"]("TP53")
+    with pytest.raises(DataError, match="run `make data`"):
+        tools["search_traits"]("height")
     assert tools["reverse_complement"]("AAC") == "GTT"
 
 
@@ -74,6 +93,10 @@ def test_without_the_public_tier_gene_tools_say_so_and_sequence_tools_work(lake:
         ("gene_info", (["TP53", "FBN1"],)),
         ("synonyms_of", (None,)),
         ("search_genes", (" ",)),
+        ("search_traits", (" ",)),
+        ("search_traits", ("height", 0)),
+        ("trait_info", ("EFO_1",)),
+        ("trait_info", (None,)),
         ("genes_in_region", ("15", 10, 5)),
         ("genes_in_region", ("99", 1, 5)),
         ("genes_in_region", ("15", 1, 2_000_002)),

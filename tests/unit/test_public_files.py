@@ -125,7 +125,7 @@ def test_an_address_that_does_not_answer_is_said_in_one_line(tmp_path: Path, ser
 
 
 def test_every_source_is_pinned() -> None:
-    sources = [one for data_set in DATA_SETS for one in data_set.sources]
+    sources = {one for data_set in DATA_SETS for one in data_set.sources}
     assert len({one.file for one in sources}) == len({one.url for one in sources}) == len(sources)
     for one in sources:
         assert re.fullmatch("[0-9a-f]{64}", one.sha256) and one.url.startswith("https://") and one.licence
@@ -158,7 +158,7 @@ def test_answers_lie_apart_from_what_tools_read(public_lake_dir: Path) -> None:
 
 def test_tables_of_answers_are_read_by_name(public_lake_dir: Path) -> None:
     (gold,) = gold_table(public_lake_dir, "gwas_genes", "gold_standards_2019").to_pylist()
-    assert (gold["position"], gold["ensembl_id"], gold["trait"]) == (48500000, "ENSG00000166147", "height")
+    assert (gold["position"], gold["ensembl_id"], gold["trait"]) == (48500000, "ENSG00000166147", "body height")
     (target,) = gold_table(public_lake_dir, "drug_targets", "supported_targets").to_pylist()
     assert (target["gene"], target["similarity"], target["l2g_rank"], target["launched"]) == ("HBB", 0.9, 1, True)
     screens = gold_table(public_lake_dir, "screens", "screens").to_pylist()

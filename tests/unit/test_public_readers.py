@@ -156,3 +156,25 @@ def test_a_malformed_case_is_named(tmp_path: Path) -> None:
     (tmp_path / "b.zip").write_bytes(b"PK")
     with pytest.raises(DataError, match=r"b\.zip is not an archive of phenopackets"):
         phenopackets.members_sha256(tmp_path / "b.zip")
+
+
+def test_traits_are_those_with_one_id_and_a_name() -> None:
+    def standard(trait: str, reported: str, study: str, *ontology: str) -> gold_files.GoldStandard:
+        return gold_files.GoldStandard(
+            "1", 1, "A", "G", "", trait, reported, ontology, study, "", "ENSG", "High", "set", ()
+        )
+
+    read = gold_files.traits_of(
+        [
+            standard("gout", "Gout", "S2", "EFO_2"),
+            standard("gout", "gouty arthritis", "S2", "EFO_2"),
+            standard("arthritis", "", "S3", "EFO_2"),
+            standard("asthma", "Asthma", "S1", "EFO_1"),
+            standard("", "", "S4", "EFO_3"),
+            standard("two", "Two", "S5", "EFO_4", "EFO_5"),
+        ]
+    )
+    assert read == [
+        gold_files.Trait("EFO_1", "asthma", ("Asthma",), 1),
+        gold_files.Trait("EFO_2", "gout", ("Gout", "gouty arthritis"), 2),
+    ]

@@ -21,9 +21,6 @@ def published(tmp_path, monkeypatch):
     """The published results lie in the test's own folder."""
     folder = tmp_path / "results"
     monkeypatch.setattr(results, "results_dir", lambda: folder)
-    monkeypatch.setattr(summary, "results_dir", lambda: folder)
-    monkeypatch.setattr(summary, "project_root", lambda: tmp_path)
-    (tmp_path / "README.md").write_text(f"{summary.BLOCK_START}\n{summary.BLOCK_END}\n")
     return folder
 
 
@@ -38,6 +35,7 @@ def save_rows(config):
                 "seed": config.seed,
                 "model": model,
                 "score": float(i < right),
+                "ids": 1,
                 "correctness": float(i < right),
                 "format": None if model == "overlap" else 1.0,
                 "tokens": 0 if model == "overlap" else 100 + i,
@@ -101,6 +99,15 @@ def test_published_seeds_hold_every_row_and_the_same_bytes_again(config):
     pd.testing.assert_frame_equal(results.pooled_rows(config), rows)
 
 
+def test_published_rows_from_before_ids_were_counted_are_read(config):
+    save_rows(config)
+    results.publish_seeds(config, (0,))
+    file = results.seeds_file(config)
+    pq.write_table(pq.read_table(file).drop_columns(["ids"]), file)
+    rows = results.pooled_rows(config)
+    assert list(rows) == results.SEED_ROWS.names and rows["ids"].isna().all() and rows["score"].notna().all()
+
+
 def test_a_setting_that_came_later_takes_the_published_seeds_away_unless_it_is_at_its_default(
     config, make_config, monkeypatch
 ):
@@ -137,15 +144,6 @@ def test_a_seed_without_rows_is_named(config):
     with pytest.raises(DataError, match=r"smoke-seed1/evaluate: no evaluated rows"):
         results.publish_seeds(config, (0, 1))
     assert not results.seeds_file(config).exists()
-
-
-def test_publishing_writes_the_summary_and_the_figures(config, published):
-    finish(config)
-    files = summary.publish(config)
-    assert json.loads((published / "summary-smoke.json").read_text()) == summary.summary(config)
-    names = {file.name for file in files}
-    assert {f"{name}.{kind}" for name in ("headline", "score-by-task", "seeds") for kind in ("svg", "csv")} <= names
-    assert "n = 10 instances a point. 1 seed." in (published / "figures-smoke" / "headline.txt").read_text()
 
 
 def test_the_readme_keeps_its_text_around_the_results():

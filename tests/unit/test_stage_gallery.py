@@ -1,0 +1,148 @@
+import base64
+import hashlib
+import json
+import shutil
+import struct
+
+import pandas as pd
+import pytest
+
+from biomni_lib import figures
+from biomni_lib.errors import DataError, RunError
+from biomni_lib.provenance import write_manifest
+from biomni_lib.stages import cards, citation, gallery, publication, results, summary
+from biomni_lib.stages.drawings import Drawing, save_drawings
+from biomni_lib.stages.paths import paths
+from tests.toy_results import save_evaluation
+
+SCORES = pd.DataFrame(
+    {
+        "task": "all",
+        "model": ["overlap", "sft", "rl"],
+        "score": [0.9, 0.5, 0.8],
+        "ci_low": [0.8, 0.4, 0.7],
+        "ci_high": [0.95, 0.6, 0.9],
+        "n": [40, 40, 80],
+        "seeds": [3, 3, 3],
+    }
+)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    title = "Scores <of> a & b"
+    loss = pd.DataFrame({"step": range(8), "sft/loss": [1 / (1 + step) for step in range(8)]})
+    made = [
+        Drawing.make("headline", figures.headline, SCORES, title),
+        Drawing.make("sft-loss", figures.loss_curve, loss, "Loss"),
+    ]
+    save_drawings(made, tmp_path / "figures")
+    return tmp_path / "figures"
+
+
+def test_every_figure_is_in_the_page_with_caption_files_facts_and_how_to_cite(folder):
+    page = gallery.write_gallery(folder, preset="smoke", seed=4).read_text(encoding="utf-8")
+    for name in ("headline", "sft-loss"):
+        assert f'<article id="{name}">' in page
+        for kind in gallery.KINDS:
+            assert f'<a href="{name}.{kind}" download>' in page and (folder / f"{name}.{kind}").is_file()
+    assert "Scores &lt;of&gt; a &amp; b. n = 40 to 80 instances a point. 3 seeds. 95% bootstrap intervals" in page
+    assert "<of>" not in page
+    assert "<dt>seeds</dt><dd>3</dd>" in page and "<dt>seeds</dt><dd>1 (seed 4)</dd>" in page
+    assert "<dt>interval</dt><dd>none drawn</dd>" in page and "<dt>n</dt><dd>8 steps</dd>" in page
+    sha256 = hashlib.sha256((folder / "headline.csv").read_bytes()).hexdigest()
+    assert f"data {sha256[:12]}" in page and sha256 in page and "@misc{biomni_r0_sft_loss," in page
+
+
+def test_the_page_holds_its_pictures_and_asks_nothing_of_the_network(folder):
+    page = gallery.write_gallery(folder, preset="smoke", seed=0).read_text(encoding="utf-8")
+    assert "http" not in page and "<script" not in page and "<link" not in page
+    assert base64.b64encode((folder / "sft-loss.svg").read_bytes()).decode() in page
+
+
+def test_the_same_figures_give_the_same_bytes(folder):
+    first = gallery.write_gallery(folder, preset="smoke", seed=0).read_bytes()
+    assert gallery.write_gallery(folder, preset="smoke", seed=0).read_bytes() == first
+
+
+def test_a_figure_that_is_not_whole_is_named(folder, tmp_path):
+    with pytest.raises(DataError, match=r"nothing: no figures; draw them first \(make figures PRESET=smoke\)"):
+        gallery.write_gallery(tmp_path / "nothing", preset="smoke", seed=0)
+    (folder / "sft-loss.csv").write_text("step,loss\n")
+    with pytest.raises(DataError, match=r"sft-loss.csv: no rows"):
+        gallery.write_gallery(folder, preset="smoke", seed=0)
+    (folder / "headline.pdf").unlink()
+    (folder / "headline.txt").unlink()
+    with pytest.raises(DataError, match=r"headline.pdf, headline.txt missing; draw the figures again"):
+        gallery.write_gallery(folder, preset="smoke", seed=0)
+
+
+def test_how_to_cite_comes_from_the_citation_file(tmp_path):
+    cited = citation.citation()
+    assert citation.cite_code(cited, "abcdef" * 8).endswith(f"Version {cited['version']}, code abcdefabcdef.")
+    assert citation.bibtex_code(cited, "abc").startswith("@misc{biomni_r0_reproduction,\n  title = {")
+    assert citation.cite_data(cited, "0" * 64).count("0" * 12) == 1
+    file = tmp_path / "CITATION.cff"
+    with pytest.raises(DataError, match=r"CITATION.cff: cannot be read \(FileNotFoundError\)"):
+        citation.citation(file)
+    file.write_text("title: A\nauthors:\n  - given-names: Ada\n    family-names: B\nversion: 1\n")
+    with pytest.raises(DataError, match="no field license"):
+        citation.citation(file)
+    file.write_text(file.read_text() + "license: MIT\n")
+    assert citation.authors(citation.citation(file)) == "Ada B"
+
+
+@pytest.fixture
+def run(config, lake_dir, monkeypatch, tmp_path):
+    """A finished run in small: files where the stages leave them, and their manifests."""
+    here = paths(config)
+    shutil.copytree(lake_dir, config.lake_dir)
+    here.data.mkdir(parents=True)
+    (here.data / "train.parquet").write_text("instances")
+    header = json.dumps({"a": {"dtype": "F32", "shape": [3, 5]}, "__metadata__": {}}).encode()
+    for model in (here.sft_model, here.rl_model):
+        model.mkdir(parents=True)
+        (model / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(60))
+    save_evaluation(config)
+    made = {"build_data": [here.data], "sft": [here.sft_model], "rl": [here.rl_model], "evaluate": [here.evaluate]}
+    told = {"build_data": {"instances": {"train": 8}}, "sft": {"sampled": 30, "kept": 12}}
+    for stage, outputs in made.items():
+        write_manifest(config, stage, outputs=outputs, seconds=61.0, results=told.get(stage))
+    (tmp_path / "README.md").write_text(f"{summary.BLOCK_START}\n{summary.BLOCK_END}\n")
+    monkeypatch.setattr(results, "results_dir", lambda: tmp_path / "results")
+    monkeypatch.setattr(cards, "results_dir", lambda: tmp_path / "results")
+    monkeypatch.setattr(publication, "project_root", lambda: tmp_path)
+    return config
+
+
+def test_cards_say_what_the_manifests_and_results_say(run, tmp_path, capsys):
+    files = {file.name for file in publication.publish(run)}
+    assert {"model-card-smoke.md", "data-card-smoke.md", "index.html", "headline.svg", "summary-smoke.json"} <= files
+    assert "figure rl-learning-curves not published" in capsys.readouterr().out
+    card = (tmp_path / "results" / "model-card-smoke.md").read_text(encoding="utf-8")
+    assert "Qwen3, 15 parameters" in card and "12 of 30 trajectories accepted" in card
+    assert "| all | rl | 0.800 | " in card and "The heuristic `overlap` over the same tools scores above" in card
+    weights = hashlib.sha256((paths(run).rl_model / "model.safetensors").read_bytes()).hexdigest()
+    assert f"`smoke/rl/model/model.safetensors`: {weights}" in card
+    assert card.count("| 61 |") == 4 and "more than one state of the code" not in card
+    data = (tmp_path / "results" / "data-card-smoke.md").read_text(encoding="utf-8")
+    assert "train 8" in data and "## Source: Human Phenotype Ontology" in data and "HPO licence" in data
+
+
+def test_figures_of_the_run_are_published_with_it_and_refused_in_part(run, folder, tmp_path):
+    steps = pd.DataFrame({"step": range(6), "reward/correctness": 0.5, "reward/format": 0.9})
+    made = Drawing.make("rl-learning-curves", figures.learning_curves, steps, "Reward")
+    save_drawings([made], paths(run).figures)
+    files = {file.name for file in publication.publish(run)}
+    assert {f"rl-learning-curves.{kind}" for kind in (*gallery.KINDS, "txt")} <= files
+    (paths(run).figures / "rl-learning-curves.csv").unlink()
+    with pytest.raises(DataError, match=r"rl-learning-curves.csv is missing beside its figure"):
+        publication.publish(run)
+
+
+def test_a_card_of_an_unfinished_or_altered_run_is_refused(run):
+    (paths(run).sft_model / "model.safetensors").write_bytes(b"other")
+    with pytest.raises(RunError, match=r"stage sft: output .* changed; run `make reproduce PRESET=smoke`"):
+        cards.model_card(run, {"tasks": {}, "code": "0"})
+    with pytest.raises(DataError, match=r"model.safetensors: cannot be read as weights"):
+        cards.parameters(paths(run).sft_model)
