@@ -195,7 +195,7 @@ def real_patient_tasks(lake: Lake, config: DataConfig, seed: int) -> dict[str, T
     if why := patients_lacking(lake.lake_dir):
         raise DataError(f"published patients cannot be asked: {why}")
     cohort = Cohort(lake)
-    kinds: tuple[type[RealPatients], ...] = (RealDiagnosis, RealGeneDetection)
+    kinds: tuple[type[RealDiagnosis] | type[RealGeneDetection], ...] = (RealDiagnosis, RealGeneDetection)
     return {f"{kind.name}, {arm}": kind(cohort, config, seed, arm) for kind in kinds for arm in ARMS}
 
 
