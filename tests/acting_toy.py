@@ -31,9 +31,9 @@ def renderer() -> ChatRenderer:
     return ChatRenderer(tokenizer())
 
 
-def model(seed: int = 0, scale: float = 4.0) -> PreTrainedModel:
+def model(seed: int = 0, scale: float = 4.0, sizes: ModelConfig = MODEL) -> PreTrainedModel:
     """A random model whose distributions are peaked (`scale`), so that mistakes show in its choices."""
-    made = build_model(MODEL, tokenizer(), seed)
+    made = build_model(sizes, tokenizer(), seed)
     with torch.no_grad():
         made.model.embed_tokens.weight.mul_(scale)
     return made.eval()

@@ -6,11 +6,12 @@ The engine and the model are the real ones, only tiny; there is no sandbox.
 
 import contextlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from biomni_lib.agent.ledger import Trajectory, Turn
@@ -26,6 +27,7 @@ VOCABULARY = 12
 END = 1
 TURNS = 2
 TOKENS = 2
+PROBE = (0, 2, 3, 4, 5)
 
 
 @dataclass
@@ -70,9 +72,9 @@ def save_toy_model(folder: Path, *, seed: int = 0, tied: bool = True) -> Path:
     return folder
 
 
-def toy_engine(model_dir: Path, slots: int) -> TransformersEngine:
+def toy_engine(model_dir: Path, slots: int, kind: type[TransformersEngine] = TransformersEngine) -> TransformersEngine:
     model = Qwen3ForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
-    return TransformersEngine(model, ToyRenderer(), slots=slots, context=32, prefill_chunk=8)
+    return kind(model, ToyRenderer(), slots=slots, context=32, prefill_chunk=8)
 
 
 async def toy_rollout(engine: TransformersEngine, instance: Instance, *, seed: int, sample: int) -> Trajectory:
@@ -95,15 +97,15 @@ async def toy_rollout(engine: TransformersEngine, instance: Instance, *, seed: i
 
 
 @contextlib.asynccontextmanager
-async def toy_world(spec: WorkerSpec) -> AsyncIterator[World]:
-    engine = toy_engine(spec.model_dir, spec.config.engine.slots)
+async def toy_world(spec: WorkerSpec, kind: type[TransformersEngine] = TransformersEngine) -> AsyncIterator[World]:
+    engine = toy_engine(spec.model_dir, spec.config.engine.slots, kind)
 
     async def run_member(ticket: Ticket) -> Trajectory:
         seed = rollout_seed(spec.config.seed, ticket.group, ticket.sample)
         return await toy_rollout(engine, ticket.instance, seed=seed, sample=ticket.sample)
 
     try:
-        yield World(engine, run_member)
+        yield World(engine, run_member, PROBE)
     finally:
         await engine.close()
 
@@ -118,7 +120,7 @@ async def dying_world(spec: WorkerSpec) -> AsyncIterator[World]:
                 os._exit(9)
             return await world.run_member(ticket)
 
-        yield World(world.engine, run_member)
+        yield World(world.engine, run_member, PROBE)
 
 
 @contextlib.asynccontextmanager
@@ -130,3 +132,17 @@ async def broken_world(spec: WorkerSpec) -> AsyncIterator[World]:
             raise ZeroDivisionError("in a rollout")
 
         yield World(world.engine, run_member)
+
+
+class DeafEngine(TransformersEngine):
+    """Takes a new version's name, and goes on with the weights that it has."""
+
+    async def load_weights(self, version: int, source: Path | Mapping[str, Tensor]) -> None:
+        await super().load_weights(version, self.model.state_dict())
+
+
+@contextlib.asynccontextmanager
+async def deaf_world(spec: WorkerSpec) -> AsyncIterator[World]:
+    """Like `toy_world`, but no weights that the learner sends are ever taken."""
+    async with toy_world(spec, DeafEngine) as world:
+        yield world

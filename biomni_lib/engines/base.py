@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FinishReason = Literal["stop", "eos", "length"]
+KvOnUpdate = Literal["keep", "recompute"]
+Shapes = Mapping[str, Sequence[int]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +76,39 @@ class EngineStats:
     swap_s: float = 0.0
     recompute_s: float = 0.0
     idle_s: float = 0.0
+
+
+def check_prompt(prompt_ids: Sequence[int], *, context: int, vocabulary: int) -> None:
+    """Refuse a prompt that leaves no room for a token, or is none.
+
+    Args:
+        context: longest sequence of the engine, in tokens. vocabulary: ids that the model has embeddings for.
+    Raises: EngineError.
+    """
+    if not 0 < len(prompt_ids) < context:
+        raise EngineError(
+            f"prompt of {len(prompt_ids)} tokens does not fit the engine's context of {context};"
+            " raise model.context or lower agent.max_tokens"
+        )
+    if not 0 <= min(prompt_ids) <= max(prompt_ids) < vocabulary:
+        raise EngineError(f"prompt holds a token id outside the model's {vocabulary}; use the model's own tokenizer")
+
+
+def check_weights(version: int, own: Shapes, given: Shapes, *, tied: Collection[str] = (), kept: int) -> None:
+    """Refuse weights that are not the model's.
+
+    Args:
+        own, given: shape of each tensor by name. tied: names that may be missing, as other names share their tensors.
+        kept: the version that the engine goes on with.
+    Raises: EngineError.
+    """
+    wrong = sorted(own.keys() - given.keys() - set(tied)) + sorted(given.keys() - own.keys())
+    wrong += [name for name in own.keys() & given.keys() if tuple(own[name]) != tuple(given[name])]
+    if wrong:
+        raise EngineError(
+            f"weights of version {version} are not this model's: {len(wrong)} missing, unknown or of another shape,"
+            f" such as {wrong[0]}; the engine keeps version {kept}"
+        )
 
 
 class Engine(Protocol):

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,13 +28,20 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from biomni_lib.agent.chat import ChatRenderer
-from biomni_lib.engines.base import Completion, EngineStats, FinishReason, Sampling
+from biomni_lib.engines.base import (
+    Completion,
+    EngineStats,
+    FinishReason,
+    KvOnUpdate,
+    Sampling,
+    check_prompt,
+    check_weights,
+)
 from biomni_lib.engines.sampler import sample
 from biomni_lib.engines.slots import ATTENTION, SlotCache
 from biomni_lib.errors import EngineError
 
 PREFIXES_KEPT = 128
-KvOnUpdate = Literal["keep", "recompute"]
 
 
 @dataclasses.dataclass
@@ -131,16 +138,7 @@ class TransformersEngine:
 
     async def generate(self, prompt_ids: Sequence[int], sampling: Sampling, *, session: str = "") -> Completion:
         """See `Engine.generate`. Raises: EngineError when the prompt leaves no room for a token, or is no prompt."""
-        if not 0 < len(prompt_ids) < self.context:
-            raise EngineError(
-                f"prompt of {len(prompt_ids)} tokens does not fit the engine's context of {self.context};"
-                " raise model.context or lower agent.max_tokens"
-            )
-        vocabulary = self.model.config.vocab_size
-        if not 0 <= min(prompt_ids) <= max(prompt_ids) < vocabulary:
-            raise EngineError(
-                f"prompt holds a token id outside the model's {vocabulary}; use the model's own tokenizer"
-            )
+        check_prompt(prompt_ids, context=self.context, vocabulary=self.model.config.vocab_size)
         rng = np.random.Generator(np.random.Philox(sampling.seed))
         request = _Request(list(prompt_ids), sampling, session, Future(), rng)
         with self._wake:
@@ -189,14 +187,9 @@ class TransformersEngine:
 
     def _check_weights(self, version: int, state: Mapping[str, Tensor]) -> None:
         own = {name: tensor.shape for name, tensor in self.model.state_dict().items()}
-        tied = set(getattr(self.model, "all_tied_weights_keys", {}) or {})
-        wrong = sorted(own.keys() - state.keys() - tied) + sorted(state.keys() - own.keys())
-        wrong += [name for name in own.keys() & state.keys() if own[name] != state[name].shape]
-        if wrong:
-            raise EngineError(
-                f"weights of version {version} are not this model's: {len(wrong)} missing, unknown or of another shape,"
-                f" such as {wrong[0]}; the engine keeps version {self.version}"
-            )
+        given = {name: tensor.shape for name, tensor in state.items()}
+        tied = getattr(self.model, "all_tied_weights_keys", {}) or {}
+        check_weights(version, own, given, tied=tied, kept=self.version)
 
     async def _between_steps(self, command: Callable[[], None]) -> None:
         done: Future[None] = Future()

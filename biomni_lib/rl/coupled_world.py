@@ -58,7 +58,8 @@ async def coupled_world(spec: WorkerSpec) -> AsyncIterator[World]:
     phases = Phases()
     async with engine_and_sandbox(spec) as (engine, sandbox):
         coupled = _Engine(engine, phases), _Sandbox(sandbox, phases)
-        yield World(engine, MemberRunner(spec, *coupled, engine.renderer))
+        runner = MemberRunner(spec, *coupled, engine.renderer)
+        yield World(engine, runner, runner.probe())
 
 
 class _Engine(Engine):

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from biomni_lib.agent.ledger import Trajectory
 from biomni_lib.errors import RunError
 from biomni_lib.rl.scheduler import Group
 from biomni_lib.rl.worker import WorkerSpec
@@ -61,9 +62,17 @@ class RolloutProcess:
         groups, report = self._receive("batch")
         return groups, report
 
-    def push_weights(self, version: int, path: Path) -> None:
-        """Tell the engine of a new version; returns at once."""
-        self._send(("weights", version, path))
+    def push_weights(self, version: int, path: Path, *, probed: bool = False) -> None:
+        """Tell the engine of a new version; returns at once. A probed one is to be followed by `take_probe`."""
+        self._send(("weights", version, path, probed))
+
+    def take_probe(self) -> list[Trajectory]:
+        """Wait until the engine has the weights of the start, or those just pushed, and what it sampled with them.
+
+        Returns: a few trajectories, none in a world without a probe.
+        """
+        (probe,) = self._receive("probe")
+        return list(probe)
 
     def scheduler_state(self) -> dict[str, Any]:
         """The scheduler's state for a checkpoint, taken between two batches."""

@@ -24,11 +24,12 @@ from transformers import AutoModelForCausalLM
 
 from biomni_lib.agent.ledger import save_trajectories
 from biomni_lib.config import RunConfig
-from biomni_lib.errors import TrainingError
+from biomni_lib.engines.local import takes_adapters
 from biomni_lib.provenance import atomic_path, file_sha256
 from biomni_lib.rl.agent_world import agent_world
 from biomni_lib.rl.checkpoints import identity, last_checkpoint, restore_checkpoint, save_checkpoint
 from biomni_lib.rl.learner import Learner
+from biomni_lib.rl.parity import check_probe, is_due, require_parity
 from biomni_lib.rl.recipe import Recipe, check_recipe, load_recipe
 from biomni_lib.rl.report import rollout_metrics, system_metrics, trajectory_rows, write_rows
 from biomni_lib.rl.rollout_process import RolloutProcess
@@ -38,7 +39,6 @@ from biomni_lib.rl.worker import WorkerSpec, World
 from biomni_lib.tasks import Instance, refuse_evaluation_only
 from biomni_lib.tracking import Tracker, read_metrics
 
-PARITY_MAX = 1e-2  # engine against learner, on fresh samples; float32 differs by 1e-5, a stale weight by 1e-1 and more
 SHOWN = {"reward/correctness": "correct", "reward/format": "format", "response/tokens": "tokens"}
 
 OnStep = Callable[[int, dict[str, float]], None]
@@ -127,12 +127,13 @@ class _Run:
             model_dir=model_dir,
             world=world,
             version=self.learner.version,
-            weights=self.folder.publish(self.learner.model, self.learner.version),
+            weights=self._publish(),
             refill_max=round((recipe.refill_cap or 0.0) * config.rl.groups_per_step),
             format_weight=recipe.format_weight,
             scheduler_state=scheduler_state,
         )
         self.rollouts = stack.enter_context(RolloutProcess(spec, out_dir / "rollouts.log"))
+        self._pass_gate()
         self.report_before: dict[str, float] | None = None
         self.bar: Any = None
 
@@ -149,9 +150,13 @@ class _Run:
         wait_s = time.perf_counter() - began
         learned = self.learner.step(groups)
         self._check_parity(learned)
-        if step + 1 < self.config.rl.steps:
-            self.rollouts.push_weights(step + 1, self.folder.publish(self.learner.model, step + 1))
+        goes_on = step + 1 < self.config.rl.steps
+        gated = goes_on and is_due(step + 1 - self.first_step)
+        if goes_on:
+            self.rollouts.push_weights(step + 1, self._publish(), probed=gated)
         learn_s = time.perf_counter() - began - wait_s
+        if gated:
+            self._pass_gate()
         rows = trajectory_rows(groups, step)
         self._save(step, groups, rows)
         metrics = rollout_metrics(rows) | learned | {"time/learn": learn_s}
@@ -211,11 +216,18 @@ class _Run:
     def _check_parity(self, metrics: dict[str, float]) -> None:
         """Engine and learner must agree on what the weights in training sampled, or every update is wrong."""
         difference = metrics.get("policy/fresh_abs_diff_max", 0.0)
-        if difference > PARITY_MAX:
-            raise TrainingError(
-                f"engine and learner disagree on fresh samples by {difference:.3g} in log-probability "
-                f"(limit {PARITY_MAX}): the engine does not run the weights it was given"
-            )
+        require_parity(difference, "on fresh samples", self.config.engine.parity_max)
+
+    def _pass_gate(self) -> None:
+        """The same on a probe, of which the engine samples some whether or not a batch has fresh samples."""
+        probe = self.rollouts.take_probe()
+        if probe:
+            check_probe(self.learner, probe, version=self.learner.version, bound=self.config.engine.parity_max)
+
+    def _publish(self) -> Path:
+        """The learner's weights, or its adapter alone for an engine that takes adapters."""
+        adapter = self.learner.adapter if takes_adapters(self.config) else None
+        return self.folder.publish(self.learner.model, self.learner.version, adapter)
 
 
 def _weights_sha256(model_dir: Path) -> str:

@@ -3,7 +3,7 @@
 Files are written beside their name and renamed, so a reader never sees half of one; they lie in shared memory when
 there is room, else in the run's folder. Tensors that share memory (tied embeddings) are written once, under the first
 name; a reader ties them again. Of a model with a LoRA adapter the merged weights are written, under the base model's
-names, so that no reader knows the difference.
+names, so that no reader knows the difference; for an engine that takes adapters, the adapter alone, as peft saves it.
 """
 
 from __future__ import annotations
@@ -85,11 +85,21 @@ class WeightFolder:
         prefix = f"biomni-weights-{os.getpid()}-"
         self.path = Path(tempfile.mkdtemp(prefix=prefix, dir=SHARED_MEMORY if roomy else fallback))
 
-    def publish(self, model: torch.nn.Module, version: int) -> Path:
-        """Write one version; older ones are deleted by the reader once it has moved past them."""
-        path = self.path / f"{version:08d}.safetensors"
-        save_weights(model, path)
-        return path
+    def publish(self, model: torch.nn.Module, version: int, adapter: Any | None = None) -> Path:
+        """Write one version; older ones are deleted by the reader once it has moved past them.
+
+        Args:
+            adapter: the model in peft's wrapping, of which the adapter alone is written; None for all weights.
+        Returns: a safetensors file, or the folder of an adapter.
+        """
+        if adapter is None:
+            path = self.path / f"{version:08d}.safetensors"
+            save_weights(model, path)
+            return path
+        path = self.path / f"{version:08d}.adapter"
+        temporary = path.with_name(f".{path.name}.tmp")
+        adapter.save_pretrained(temporary)
+        return temporary.replace(path)
 
     def close(self) -> None:
         """Remove the folder."""
@@ -97,7 +107,9 @@ class WeightFolder:
 
 
 def discard_up_to(path: Path) -> None:
-    """Delete this version's file and those of the versions before it, in the same folder."""
-    for old in path.parent.glob("*.safetensors"):
-        if old.name <= path.name:
+    """Delete this version's file or folder and those of the versions before it, in the same folder."""
+    for old in path.parent.glob(f"*{path.suffix}"):
+        if old.name <= path.name and old.is_dir():
+            shutil.rmtree(old, ignore_errors=True)
+        elif old.name <= path.name:
             old.unlink(missing_ok=True)

@@ -3,8 +3,11 @@
 Started by `rollout_process.RolloutProcess` as a fresh interpreter (neither torch nor asyncio survives a fork, and a
 notebook kernel cannot be imported again). It talks over one pipe:
 
-    in:  WorkerSpec, then ("batch", learner_version) | ("weights", version, path) | ("state",) | ("stop",)
-    out: ("started",) | ("batch", groups, report) | ("loaded", version, seconds) | ("state", state) | ("failed", text)
+    in:  WorkerSpec, then ("batch", learner_version) | ("weights", version, path, probed) | ("state",) | ("stop",)
+    out: ("started",) | ("batch", groups, report) | ("loaded", version, seconds) | ("probe", trajectories)
+         | ("state", state) | ("failed", text)
+
+The weights of the start, and those that are pushed as `probed`, are answered by a probe (see `parity`).
 
 When the pipe closes, the other side is gone: the worker ends, at the latest after EXIT_GRACE_S.
 """
@@ -18,7 +21,7 @@ import shutil
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
@@ -29,6 +32,7 @@ from biomni_lib.config import RunConfig
 from biomni_lib.engines.base import Engine
 from biomni_lib.errors import BiomniError
 from biomni_lib.rl.dispatcher import Dispatcher, RunMember
+from biomni_lib.rl.parity import take_probe
 from biomni_lib.rl.scheduler import GroupScheduler
 from biomni_lib.rl.staleness import StalenessBudget
 from biomni_lib.rl.weights import discard_up_to
@@ -39,10 +43,14 @@ LAG_PERIOD_S = 0.25
 
 @dataclass(frozen=True)
 class World:
-    """What rollouts happen in: the engine that takes new weights, and how one trajectory is rolled out and scored."""
+    """What rollouts happen in: the engine that takes new weights, and how one trajectory is rolled out and scored.
+
+    `probe`: a prompt on which engine and learner are compared; without one they are not.
+    """
 
     engine: Engine
     run_member: RunMember
+    probe: Sequence[int] = ()
 
 
 @dataclass(frozen=True)
@@ -90,7 +98,7 @@ class Worker:
         """Work until told to stop. Raises whatever a rollout raised that is not a typed failure."""
         if self.spec.scheduler_state is not None:
             self.scheduler.restore(self.spec.scheduler_state)
-        await self._load(self.spec.version, self.spec.weights)
+        await self._load(self.spec.version, self.spec.weights, True)
         lag = asyncio.ensure_future(self._watch_lag())
         pending: set[asyncio.Future[Any]] = {lag}
         message = asyncio.ensure_future(inbox.get())
@@ -126,16 +134,24 @@ class Worker:
             groups = await self.dispatcher.next_batch(*arguments)
             await self.send("batch", groups, self._report())
 
-    async def _load(self, version: int, path: Path) -> None:
-        """Swap weights between decoding steps; a version that a newer one has overtaken is passed over."""
+    async def _load(self, version: int, path: Path, probed: bool) -> None:
+        """Swap weights between decoding steps; a version that a newer one has overtaken is passed over.
+
+        A probe is taken before places open, so that in a synchronous run the engine does nothing else.
+        """
         async with self._loading:
             if version < self.newest:
                 return
             started = time.perf_counter()
             await self.world.engine.load_weights(version, path)
             await asyncio.to_thread(discard_up_to, path)
+            seconds, probe = time.perf_counter() - started, []
+            if probed and self.world.probe:
+                probe = await take_probe(self.world.engine, self.world.probe, self.spec.config.rl.temperature)
             self.dispatcher.set_version(version)
-            await self.send("loaded", version, time.perf_counter() - started)
+            await self.send("loaded", version, seconds)
+            if probed:
+                await self.send("probe", probe)
 
     def _report(self) -> dict[str, float]:
         """Counters since the start, and the event loop's largest lag since the last report."""

@@ -41,21 +41,49 @@ def data(preset: Preset = "cpu", seed: Seed = 0, runs_root: RunsRoot = "runs", c
 
 
 @app.command()
+def audit(preset: Preset = "cpu", seed: Seed = 0, runs_root: RunsRoot = "runs", changed: Settings = None) -> None:
+    """Compare training data with held-out data and with the benchmarks that BIOMNI_EVAL1 and BIOMNI_LAB_BENCH name."""
+    from biomni_lib.stages import audit
+
+    audit.run(settings(preset, seed, runs_root, changed))
+
+
+@app.command()
 def notebooks(preset: Preset = "cpu", seed: Seed = 0, runs_root: RunsRoot = "runs", changed: Settings = None) -> None:
     """Run the notebooks whose stage is not done."""
+    from biomni_lib.stages.plan import before_start
     from biomni_lib.stages.runner import run_notebooks
 
     config = settings(preset, seed, runs_root, changed)
+    before_start(config)
     with _stoppable(config):
         run_notebooks(config)
 
 
 @app.command()
+def plan(
+    preset: Preset = "cpu",
+    seed: Seed = 0,
+    runs_root: RunsRoot = "runs",
+    changed: Settings = None,
+    gpu: Annotated[str | None, typer.Option(help="Cards, such as 'H100-80GB x1' or GiB as in '80 x8'.")] = None,
+    tokens: Annotated[float | None, typer.Option(min=1, help="Mean tokens of a trajectory.")] = None,
+    written: Annotated[float | None, typer.Option(min=0, max=1, help="Share of these that the model writes.")] = None,
+) -> None:
+    """Print what the preset needs and takes: memory by part, whether it fits, tokens and GPU-hours."""
+    from biomni_lib.stages import plan
+
+    plan.run(settings(preset, seed, runs_root, changed), gpu=gpu, tokens=tokens, written=written)
+
+
+@app.command()
 def reproduce(preset: Preset = "cpu", seed: Seed = 0, runs_root: RunsRoot = "runs", changed: Settings = None) -> None:
     """Run every stage that is not done, draw what is not drawn, and print the results."""
+    from biomni_lib.stages.plan import before_start
     from biomni_lib.stages.runner import run_notebooks
 
     config = settings(preset, seed, runs_root, changed)
+    before_start(config)
     here = paths(config)
     with _stoppable(config):
         if run_notebooks(config) or not here.figures.is_dir():
@@ -113,6 +141,23 @@ def ablations(preset: Preset = "cpu", seed: Seed = 0, runs_root: RunsRoot = "run
 
 
 @app.command()
+def frontier(
+    engine: Annotated[str, typer.Option(help="`openai` or `anthropic`.")],
+    model: Annotated[str, typer.Option(help="The model's name at the endpoint.")],
+    preset: Preset = "cpu",
+    seed: Seed = 0,
+    runs_root: RunsRoot = "runs",
+    changed: Settings = None,
+) -> None:
+    """Let a model behind a paid endpoint answer the held-out instances, as a baseline."""
+    from biomni_lib.stages import endpoint
+
+    config = settings(preset, seed, runs_root, changed)
+    with _stoppable(config):
+        print(endpoint.frontier(config, engine, model).round(3).to_string(index=False))
+
+
+@app.command()
 def figures(preset: Preset = "cpu", seed: Seed = 0, runs_root: RunsRoot = "runs", changed: Settings = None) -> None:
     """Draw every figure again from its tables."""
     config = settings(preset, seed, runs_root, changed)
@@ -127,6 +172,23 @@ def paper(preset: Preset = "cpu", seed: Seed = 0, runs_root: RunsRoot = "runs", 
     from biomni_lib.stages import paper
 
     paper.run(settings(preset, seed, runs_root, changed))
+
+
+@app.command()
+def viewer(
+    preset: Preset = "cpu",
+    seed: Seed = 0,
+    runs_root: RunsRoot = "runs",
+    changed: Settings = None,
+    source: Annotated[list[str] | None, typer.Option(help="evaluate, sft or rl; may be repeated.")] = None,
+    task: Annotated[list[str] | None, typer.Option(help="A task's name; may be repeated.")] = None,
+    model: Annotated[list[str] | None, typer.Option(help="A model, such as rl; may be repeated.")] = None,
+) -> None:
+    """Write the trajectories that a run recorded as one page to look at, viewer.html."""
+    from biomni_lib.stages import viewer
+
+    config = settings(preset, seed, runs_root, changed)
+    viewer.run(config, sources=source or (), tasks=task or (), models=model or ())
 
 
 @app.command()

@@ -19,6 +19,8 @@ from biomni_lib.provenance import Manifest, atomic_path
 from biomni_lib.stages.paths import paths
 from biomni_lib.stages.stage import StageRun, say
 from biomni_lib.tasks import Instance, Task, data_lacking, get_task
+from biomni_lib.tasks.leaks import benchmarks_at_hand, overlapping
+from biomni_lib.tasks.one_call import one_call_rates
 from biomni_lib.tasks.splits import SPLITS, Split
 
 DOWNLOADS = "downloads"
@@ -102,8 +104,24 @@ def baseline_scores(tasks: Mapping[str, Task], split: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def one_call_scores(tasks: Mapping[str, Task], lake: Lake, split: str, most: int | None = None) -> pd.DataFrame:
+    """How often the first result of a single tool call is the answer; see `tasks.one_call`.
+
+    Args:
+        most: instances tried of each task; all when None.
+    Returns: task, tool, source of the arguments, part of the result, rate, offered, n; best tool of a task first.
+    """
+    rows = []
+    for name, task in tasks.items():
+        rows += [{"task": name, **asdict(rate)} for rate in one_call_rates(task, lake, task.instances(split)[:most])]
+    return pd.DataFrame(rows)
+
+
 def save_instances(config: RunConfig, tasks: Mapping[str, Task]) -> pd.DataFrame:
     """Write the instances of every split.
+
+    Where a benchmark is at hand, training and development instances that share something with it are left out, so that
+    models may be judged on it.
 
     Returns: task, split, instances; of patients also diseases (different ones), mean terms shown, share with excluded
         findings.
@@ -111,6 +129,8 @@ def save_instances(config: RunConfig, tasks: Mapping[str, Task]) -> pd.DataFrame
     rows = []
     for split in SPLITS:
         made = {name: task.instances(split) for name, task in tasks.items()}
+        if split != "heldout" and (benchmarks := benchmarks_at_hand()):
+            made = _apart(config, split, made, benchmarks)
         _write(config, split, [instance for instances in made.values() for instance in instances])
         rows += [{"task": name, "split": split, **_describe(instances)} for name, instances in made.items()]
     return pd.DataFrame(rows).sort_values(["task", "split"], ignore_index=True)
@@ -147,6 +167,17 @@ def _write(config: RunConfig, split: str, instances: list[Instance]) -> None:
     rows = [{**asdict(instance), "meta": json.dumps(instance.meta)} for instance in instances]
     with atomic_path(paths(config).instances(split)) as temporary:
         pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), temporary, compression="zstd")
+
+
+def _apart(
+    config: RunConfig, split: str, made: Mapping[str, list[Instance]], benchmarks: Mapping[str, Sequence[Instance]]
+) -> dict[str, list[Instance]]:
+    shared = overlapping([one for some in made.values() for one in some], benchmarks, open_lake(config))
+    say(config, f"{len(shared)} instances of {split} left out: they share something with {', '.join(benchmarks)}")
+    kept = {name: [one for one in some if one.id not in shared] for name, some in made.items()}
+    if empty := [name for name, some in kept.items() if made[name] and not some]:
+        raise DataError(f"{empty[0]}: every instance of {split} shares something with {', '.join(benchmarks)}")
+    return kept
 
 
 def _describe(instances: list[Instance]) -> dict[str, float]:

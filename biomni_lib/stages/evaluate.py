@@ -66,7 +66,7 @@ async def evaluate_teacher(
     """
     renderer = ChatRenderer.load(run.paths.sft_model)
     engines = {strategy: ScriptedEngine(teacher.strategy_script(strategy), renderer) for strategy in mix}
-    settings = _settings(run.config)
+    settings = evaluation_settings(run.config)
 
     async def one(instance: Instance, sample: int, seed: int) -> Trajectory:
         strategy = draw_strategy(mix, np.random.default_rng(seed))
@@ -172,16 +172,11 @@ class OpenModel:
     def rollout(self) -> evaluate.RolloutFn:
         import torch
 
-        from biomni_lib.engines.transformers_engine import TransformersEngine
+        from biomni_lib.engines.local import load_engine
 
         torch.set_num_threads(self.config.engine.threads)
-        self.engine = TransformersEngine.load(
-            self.model_dir,
-            slots=self.config.engine.slots,
-            context=self.config.model.context,
-            prefill_chunk=self.config.engine.prefill_chunk,
-        )
-        settings = _settings(self.config)
+        self.engine = load_engine(self.config, self.model_dir)
+        settings = evaluation_settings(self.config)
 
         async def one(instance: Instance, sample: int, seed: int) -> Trajectory:
             return await rollout(
@@ -223,7 +218,7 @@ def _key(config: RunConfig, files: Sequence[Path], extra: str = "") -> str:
     return key_of(config, *SETTINGS, files=[paths(config).instances("heldout"), *files]) + extra
 
 
-def _settings(config: RunConfig) -> RolloutSettings:
+def evaluation_settings(config: RunConfig) -> RolloutSettings:
     """No clock decides an outcome here: turns, tokens and tool time are limited, trajectories not."""
     return RolloutSettings(
         agent=config.agent,

@@ -106,6 +106,11 @@ class Paths:
         return self.run_dir / "figures"
 
     @property
+    def viewer(self) -> Path:
+        """The page of the run's trajectories."""
+        return self.run_dir / "viewer.html"
+
+    @property
     def notebooks(self) -> Path:
         """The executed notebooks."""
         return self.run_dir / "notebooks"

@@ -225,7 +225,7 @@ def _differences(config: RunConfig) -> dict[str, dict[str, Any]]:
     own, preset = (c.model_dump(mode="json") for c in (config, load_config(config.preset)))
     sections = {name: fields for name, fields in own.items() if isinstance(fields, dict)}
     changed = {
-        name: {field: value for field, value in fields.items() if preset[name][field] != value}
+        name: {field: value for field, value in fields.items() if preset[name].get(field) != value}
         for name, fields in sections.items()
     }
     return {name: fields for name, fields in changed.items() if fields}

@@ -15,7 +15,7 @@ from biomni_lib.agent.prompt import system_prompts
 from biomni_lib.agent.rollout import RolloutSettings, ToolEnvironment, rollout_seed
 from biomni_lib.analysis import acceptance_intervals
 from biomni_lib.config import RunConfig, SftConfig
-from biomni_lib.errors import DataError
+from biomni_lib.errors import DataError, RunError
 from biomni_lib.figures import acceptance_by_strategy, loss_curve
 from biomni_lib.provenance import Manifest, atomic_path, atomic_write
 from biomni_lib.sft.model import build_model, save_model
@@ -25,6 +25,7 @@ from biomni_lib.sft.tokenizer import train_tokenizer
 from biomni_lib.sft.train import Example, SftTrainer
 from biomni_lib.stages.build_data import first_of_each
 from biomni_lib.stages.drawings import Drawing, save_drawings
+from biomni_lib.stages.endpoint import sample_teacher_model
 from biomni_lib.stages.paths import paths
 from biomni_lib.stages.stage import StageRun, key_file, key_of
 from biomni_lib.tasks import Instance, refuse_evaluation_only
@@ -82,6 +83,8 @@ async def fit_tokenizer(
 
 def untrained_model(run: StageRun, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     """The model before SFT, saved with its tokenizer as the folder `base`."""
+    if run.config.model.kind == "pretrained":
+        raise RunError("model.kind = 'pretrained': this stage trains a model from scratch; set model.kind = 'tiny'")
     base = run.paths.base
     model = build_model(run.config.model, tokenizer, run.config.seed)
     if not run.has(base, _base_key(run)):
@@ -96,7 +99,12 @@ async def sample(
     """The teacher's trajectories on every instance, graded; taken from the file where they are there already.
 
     Chunk after chunk, each with seeds of its own: an interrupted sampling goes on and gives the same trajectories.
+    A teacher that is a model behind an endpoint is sampled by `endpoint.sample_teacher_model`.
     """
+    if run.config.teacher.engine != "scripted":
+        key = key_of(run.config, *TEACHER_SETTINGS, files=[run.paths.base])
+        settings = rollout_settings(run.config)
+        return await sample_teacher_model(run, instances, sandbox, renderer, settings, key)
     samples = run.config.teacher.samples_per_instance
     return await _sample(run, run.paths.teacher, STRATEGIES, samples, instances, sandbox, renderer)
 

@@ -6,8 +6,8 @@ them. Twins of two exist: `gene_location` and `chromosome` of its gene location,
 its disease-gene association. The other kinds ask what the lake holds instead. No question of the benchmark was used.
 Not covered, as the lake does not hold it: variants, miRNA and transcription factor targets, gene sets, viral proteins.
 
-Genes and diseases come from one split of `make_splits`, those in the options too. Terms of the ontology are divided by
-chance, the term asked about only: its relatives in the options may belong to any split. Wrong options are like the
+Genes and diseases come from one split of `make_splits`, those in the options too. Terms of the ontology whose parent is
+asked are divided by organ system, since siblings have the same answer. Wrong options are like the
 right one where a lookup decides: chosen near it on the chromosome, in the ontology, or by shared findings.
 """
 
@@ -17,8 +17,9 @@ import numpy as np
 
 from biomni_lib.config import DataConfig
 from biomni_lib.lake import Lake
+from biomni_lib.lake.hpo import PHENOTYPIC_ABNORMALITY
 from biomni_lib.tasks.choices import LETTERS, ChoiceTask, Question
-from biomni_lib.tasks.splits import SHARES, SPLIT_SEED, SPLITS, Split, make_splits
+from biomni_lib.tasks.splits import SPLITS, Split, make_splits
 from biomni_lib.tools.scoring import shown_terms
 
 WRONG = len(LETTERS) - 1
@@ -26,6 +27,8 @@ LEAST_DIFFERENCE = 10_000
 """Base pairs by which the nearest gene must be nearer than the next."""
 SPREAD = 2_000_000
 """Base pairs around a gene within which the position asked about is drawn."""
+SYSTEMS = {"dev": ("HP:0000478", "HP:0000598"), "heldout": ("HP:0001626", "HP:0002086")}
+"""Organ systems whose terms are asked about in a split: eye and ear, heart and lung; all others train."""
 RAREST, MOST_FREQUENT = 5, 400
 """Diseases that show a term asked about: fewer would name the disease, more would tell nothing."""
 
@@ -199,12 +202,19 @@ class LabBenchDbQA(ChoiceTask):
 
 
 def divide_terms(lake: Lake) -> dict[str, np.ndarray]:
-    """Rows of the terms asked about in each split: findings that some disease shows, divided by chance once for all."""
+    """Rows of the terms asked about in each split: findings that some disease shows, divided by organ system.
+
+    Siblings and parents share a system, so that no question of one split is that of another with a sibling in the place
+    of the term. A term of several systems belongs to a split when all of them do, else to none.
+    """
+    root = lake.term_row(PHENOTYPIC_ABNORMALITY)
+    systems = {name: {lake.term_row(id) for id in ids} for name, ids in SYSTEMS.items()}
+    tops = {int(row) for row in range(len(lake.parents)) if root in lake.parents[row]}
+    systems["train"] = tops - systems["dev"] - systems["heldout"]
     findings = np.flatnonzero(lake.phenotypic & (lake.annotated > 0))
-    fit = np.array([row for row in findings if len(lake.parents[row]) and lake.phenotypic[lake.parents[row]].all()])
-    mixed = np.random.default_rng(np.random.SeedSequence([SPLIT_SEED, LabBenchDbQA.stream])).permutation(fit)
-    ends = np.cumsum([round(SHARES[name] * len(mixed)) for name in SPLITS])[:-1]
-    return {name: np.sort(part) for name, part in zip(SPLITS, np.split(mixed, ends), strict=True)}
+    fit = [row for row in findings.tolist() if len(lake.parents[row]) and lake.phenotypic[lake.parents[row]].all()]
+    of = {row: tops & set(lake.ancestors[row].tolist()) for row in fit}
+    return {name: np.array([row for row in fit if of[row] and of[row] <= systems[name]], int) for name in SPLITS}
 
 
 def children(lake: Lake) -> dict[int, list[int]]:

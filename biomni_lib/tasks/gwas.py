@@ -58,7 +58,7 @@ class LocusTask(CuratedTask[Locus]):
         place = {"chromosome": answer.chromosome, "position": answer.position}
         meta = {"gene": self.genome.ensembl_id(answer.gene), "candidates": symbols, "trait": answer.trait, **place}
         prompt = _PROMPT.format(trait=answer.trait, genes=", ".join(symbols), **place)
-        return prompt, self.genome.symbols[answer.gene], meta | {"set": answer.set_label}
+        return prompt, self.genome.symbols[answer.gene], meta | {"set": answer.set_label, "papers": list(answer.papers)}
 
     def baselines(self) -> dict[str, Callable[[Instance], str]]:
         """Heuristics over the candidates; see `gene_baselines`. No majority: no gene is in two splits."""

@@ -9,7 +9,7 @@ gene or a pseudogene is read off its description, and a few that say nothing of 
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,10 @@ _NON_CODING = re.compile(
 
 @dataclass(frozen=True)
 class Locus:
-    """A sentinel variant (base pairs on GRCh38, 1-based), its trait as shown, and the row of the gene held causal."""
+    """A sentinel variant (base pairs on GRCh38, 1-based), its trait as shown, and the row of the gene held causal.
+
+    `papers` are the PubMed ids of the studies that report it, as far as the source has them.
+    """
 
     chromosome: str
     position: int
@@ -40,6 +43,7 @@ class Locus:
     gene: int
     set_label: str
     rsid: str = ""
+    papers: tuple[str, ...] = ()
 
 
 def genes_near(genome: Genome, chromosome: str, position: int) -> tuple[np.ndarray, np.ndarray]:
@@ -107,10 +111,13 @@ def _confident(lake: Lake) -> Iterator[dict[str, Any]]:
 def _loci(lake: Lake, records: Iterable[dict[str, Any]]) -> list[Locus]:
     """Loci with one curated gene that is among the genes near them."""
     genome, found = lake.genome, dict[tuple[str, int, str, int], Locus]()
+    papers: dict[tuple[str, int, str, int], set[str]] = defaultdict(set)
     for record in records:
         gene = row_of(genome.ensembl_ids, number_in(record["ensembl_id"], "ENSG", 11))
         key = (record["chromosome"], record["position"], record["trait"], gene)
+        papers[key] |= {record["pmid"]} - {""}
         found.setdefault(key, Locus(*key, record["set_label"], record["rsid"]))
+    found = {key: replace(locus, papers=tuple(sorted(papers[key]))) for key, locus in found.items()}
     genes = Counter(key[:3] for key in found)
     single = [locus for key, locus in sorted(found.items()) if genes[key[:3]] == 1]
     return [one for one in single if one.gene in genes_near(genome, one.chromosome, one.position)[0]]

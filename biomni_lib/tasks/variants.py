@@ -29,7 +29,7 @@ _PROMPT = (
 
 @dataclass(frozen=True)
 class Sentinel:
-    """The variant of an association; `traits` are its trait's name and ontology ids."""
+    """The variant of an association; `traits` are its trait's name and ontology ids, `paper` a PubMed id or empty."""
 
     rsid: str
     chromosome: str
@@ -37,6 +37,7 @@ class Sentinel:
     trait: str
     traits: frozenset[str]
     gene: str
+    paper: str
 
     def __str__(self) -> str:
         return f"{self.rsid} ({self.chromosome}:{self.position})"
@@ -64,8 +65,14 @@ class GwasVariantPrioritization(CuratedTask[Sentinel]):
         shown = [chosen[at] for at in rng.permutation(len(chosen))]
         prompt = _PROMPT.format(trait=answer.trait, variants=", ".join(map(str, shown)))
         place = {"chromosome": answer.chromosome, "position": answer.position}
-        meta = {"gene": answer.gene, "candidates": [one.rsid for one in shown], "trait": answer.trait}
-        return prompt, answer.rsid, meta | place
+        papers = {"papers": [answer.paper] if answer.paper else []}
+        meta = {
+            "gene": answer.gene,
+            "papers": [answer.paper] if answer.paper else [],
+            "candidates": [one.rsid for one in shown],
+            "trait": answer.trait,
+        }
+        return prompt, answer.rsid, meta | place | papers
 
     def baselines(self) -> dict[str, Callable[[Instance], str]]:
         """Heuristics over the candidates; see `gene_baselines`. No majority: no variant is in two splits."""
@@ -74,4 +81,5 @@ class GwasVariantPrioritization(CuratedTask[Sentinel]):
 
 def _sentinel(record: dict[str, Any]) -> Sentinel:
     place = (record["rsid"], record["chromosome"], record["position"])
-    return Sentinel(*place, record["trait"], frozenset([record["trait"], *record["ontology"]]), record["ensembl_id"])
+    traits = frozenset([record["trait"], *record["ontology"]])
+    return Sentinel(*place, record["trait"], traits, record["ensembl_id"], record["pmid"])

@@ -22,13 +22,22 @@ from transformers import AutoModelForCausalLM
 from biomni_lib.agent.ledger import load_trajectories
 from biomni_lib.agent.rollout import rollout_seed
 from biomni_lib.config import RunConfig
-from biomni_lib.errors import ConfigError, RunError
+from biomni_lib.errors import ConfigError, RunError, TrainingError
 from biomni_lib.rl.learner import Learner
 from biomni_lib.rl.recipe import load_recipe
 from biomni_lib.rl.scheduler import Group, instance_at
 from biomni_lib.rl.train import RLResult, train_rl
 from biomni_lib.rl.weights import SHARED_MEMORY, save_weights
-from tests.rl_toy import ToyTask, broken_world, dying_world, save_toy_model, toy_engine, toy_rollout, toy_world
+from tests.rl_toy import (
+    ToyTask,
+    broken_world,
+    deaf_world,
+    dying_world,
+    save_toy_model,
+    toy_engine,
+    toy_rollout,
+    toy_world,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.timeout(400)  # many processes start here, each with its imports
@@ -216,6 +225,23 @@ def test_a_programming_error_in_a_rollout_reaches_the_driver(
 ) -> None:
     with pytest.raises(RunError, match="ZeroDivisionError: in a rollout"):
         train_rl(toy_config(), ToyTask().instances("train"), model_dir, tmp_path / "run", world=broken_world)
+
+
+@pytest.mark.parametrize("max_staleness", [0, 2])
+def test_a_run_whose_engine_keeps_old_weights_is_stopped_at_the_first_sync(
+    max_staleness: int, toy_config: Callable[..., RunConfig], model_dir: Path, tmp_path: Path
+) -> None:
+    steps: list[int] = []
+    with pytest.raises(TrainingError, match=r"disagree on a probe after the sync of version 1 by .*engine\.parity_max"):
+        train_rl(
+            toy_config(max_staleness=max_staleness, learning_rate=0.05),
+            ToyTask().instances("train"),
+            model_dir,
+            tmp_path / "run",
+            lambda step, _: steps.append(step),
+            world=deaf_world,
+        )
+    assert steps == []  # the first step was learned, and the second did not begin
 
 
 def test_asynchronous_without_correction_is_refused_before_anything_starts(

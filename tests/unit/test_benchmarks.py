@@ -1,6 +1,5 @@
 """The loaders of Eval1 and LAB-Bench, on made-up rows in the layout of their files; no question of either is here."""
 
-import json
 import re
 from collections import Counter
 from pathlib import Path
@@ -15,41 +14,9 @@ from biomni_lib.tasks import Instance, grade
 from biomni_lib.tasks.eval1 import COLUMNS, COUNTS, load_eval1
 from biomni_lib.tasks.grading import gold_answer
 from biomni_lib.tasks.lab_bench import REFUSAL, TASKS, load_lab_bench
+from tests.toy_benchmarks import Rows, eval1_rows, lab_rows, write
 
 COMMIT = "0" * 40
-Rows = list[dict[str, Any]]
-
-
-def gold_of(task: str, number: int) -> str:
-    """A made-up gold."""
-    if task == "rare_disease_diagnosis":
-        return json.dumps({"disease_name": "none that exists", "OMIM_ID": str(900_000 + number)})
-    if task == "patient_gene_detection":
-        return f"ENSG{number:011d}"
-    if task == "gwas_variant_prioritization":
-        return f"rs{number + 1}"
-    return "abcdef"[number % 6] if task in ("crispr_delivery", "lab_bench_dbqa", "lab_bench_seqqa") else f"GENE{number}"
-
-
-def eval1_rows() -> Rows:
-    """As many rows a task as the benchmark has."""
-    places = [(task, number) for task, count in COUNTS.items() for number in range(count)]
-    return [
-        {
-            "instance_id": row,
-            "task_instance_id": number,
-            "task_name": task,
-            "split": "val",
-            "prompt": f"Made-up question {number} of {task}",
-            "answer": gold_of(task, number),
-        }
-        for row, (task, number) in enumerate(places)
-    ]
-
-
-def write(path: Path, rows: Rows) -> Path:
-    pq.write_table(pa.Table.from_pylist(rows), path)
-    return path
 
 
 def eval1(tmp_path: Path, rows: Rows, **options: Any) -> list[Instance]:
@@ -143,21 +110,6 @@ def test_a_download_needs_a_commit_and_says_what_to_do_without_internet(load: An
     with pytest.raises(DataError, match=rf"at {COMMIT} cannot be downloaded .+ give its path") as failure:
         load(revision=COMMIT)
     assert "\n" not in str(failure.value)
-
-
-def lab_rows(count: int = 40) -> Rows:
-    return [
-        {
-            "id": f"made-up-{row}",
-            "question": f"Which is option {row}?",
-            "ideal": f"the right one of {row}",
-            "distractors": [f"wrong {place} of {row}" for place in range(1 + row % 4)],
-            "canary": "not the benchmark's",
-            "source": None,
-            "subtask": "made-up",
-        }
-        for row in range(count)
-    ]
 
 
 def lab_bench(tmp_path: Path, rows: Rows, subset: str = "DbQA", seed: int = 0) -> list[Instance]:

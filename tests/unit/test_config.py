@@ -75,6 +75,14 @@ def test_a_run_has_its_own_folder_for_each_preset_and_seed(tmp_path):
             {"rl.agents": 99, "sandbox.sessions_max": 99, "rl.max_staleness": 0, "engine.parked": 9},
             ["rl.agents = 99", "engine.slots + engine.parked = 73", "synchronous"],
         ),
+        ({"model.yarn_factor": 2.0}, ["model.yarn_factor = 2.0", "pretrained"]),
+        ({"teacher.engine": "openai"}, ["teacher.engine = 'openai'", "teacher.model"]),
+        ({"teacher.model": "m"}, ["teacher.model = 'm'", "'openai' and 'anthropic'"]),
+        ({"api.url": "localhost"}, ["api.url", "'localhost'"]),
+        (
+            {"placement.learner_ranks": 6, "placement.context_parallel": 4},
+            ["placement.learner_ranks = 6", "multiple of placement.context_parallel = 4"],
+        ),
         ({"rl.kv_on_update": "drop"}, ["rl.kv_on_update", "'keep'", "'recompute'"]),
         ({"rl.recipe": "ppo", "rl.max_staleness": 0}, ["rl.recipe = 'ppo'", "unknown recipe", "as-executed", "gspo"]),
         ({"rl.recipe": "nowhere.toml"}, ["rl.recipe = 'nowhere.toml'", "a .toml file"]),
@@ -99,7 +107,7 @@ def test_settings_that_bound_each_other(small, large):
 
 
 def test_an_unknown_preset_names_those_that_exist():
-    with pytest.raises(ConfigError, match=r"preset = 'gpu': unknown preset; allowed: cpu, smoke"):
+    with pytest.raises(ConfigError, match=r"preset = 'gpu': unknown preset; allowed: cpu, gpu-32b, gpu-8b, smoke"):
         load_config("gpu")
 
 
@@ -154,3 +162,11 @@ def test_importing_the_library_and_its_settings_is_cheap():
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=project_root(), capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_a_setting_that_joined_later_leaves_what_was_made_without_it():
+    plain = load_config("cpu").model_dump(mode="json")
+    assert set(plain["teacher"]) == {"instances", "samples_per_instance", "cap_per_instance"}
+    assert not {"dtype", "yarn_factor"} & set(plain["model"])
+    named = load_config("cpu", teacher={"engine": "openai", "model": "m"}).model_dump(mode="json")["teacher"]
+    assert (named["engine"], named["model"]) == ("openai", "m")

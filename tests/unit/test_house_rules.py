@@ -126,9 +126,21 @@ def test_help_names_every_target():
     assert sorted(phony) == sorted(documented)
 
 
+def pins(lock: str) -> dict[str, str]:
+    lines = (ROOT / "environment" / lock).read_text().splitlines()
+    return {line.split("==")[0].lower().replace("_", "-"): line for line in lines if "==" in line}
+
+
+def test_the_lock_with_vllm_differs_only_where_vllm_asks():
+    plain, vllm = pins("cpu.lock"), pins("vllm-cpu.lock")
+    shared = plain.keys() & vllm.keys()
+    assert {name for name in shared if plain[name].split(" ")[0] != vllm[name].split(" ")[0]} == {"lark", "setuptools"}
+    assert plain.keys() - vllm.keys() == {"appnope"}  # macOS
+    assert vllm["vllm-cpu"] and not vllm.keys() & {"torchvision", "torchaudio", "torchcodec", "triton"}
+
+
 def test_the_lock_pins_every_direct_requirement():
-    lock = (ROOT / "environment" / "cpu.lock").read_text().splitlines()
-    pinned = {line.split("==")[0].lower().replace("_", "-"): line for line in lock if "==" in line}
+    pinned = pins("cpu.lock")
     for line in (ROOT / "environment" / "cpu.in").read_text().splitlines():
         requirement, _, purpose = (part.strip() for part in line.partition("#"))
         if requirement:

@@ -1,49 +1,17 @@
 """The learner's memory does not grow with tokens times vocabulary."""
 
-import weakref
-from typing import Any
-
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from biomni_lib.config import RunConfig
 from biomni_lib.rl.logprobs import token_logprobs
 from biomni_lib.stages.bench import learner as bench
 from biomni_lib.stages.bench.measured import Side
+from tests.held_memory import Held
 
 GB_MAX = 6.0
 """What 65,536 tokens with a vocabulary of 151,936 may take; the logits alone would be 40."""
 VOCABULARY, WIDTH, CHUNK = 2000, 4, 50
-
-
-class Held(TorchDispatchMode):
-    """Counts the bytes of all tensors alive that were made under it, and remembers the most."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = self.most = 0
-        self.known: set[int] = set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(made):
-            if isinstance(tensor, torch.Tensor):
-                self._add(tensor.untyped_storage())
-        self.most = max(self.most, self.now)
-        return made
-
-    def _add(self, storage: torch.UntypedStorage) -> None:
-        key = storage._cdata
-        if key not in self.known:
-            self.known.add(key)
-            self.now += storage.nbytes()
-            weakref.finalize(storage, self._drop, key, storage.nbytes())
-
-    def _drop(self, key: int, size: int) -> None:
-        self.known.remove(key)
-        self.now -= size
 
 
 def most_bytes(tokens: int, logits_max: int) -> int:

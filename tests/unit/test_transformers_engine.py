@@ -2,12 +2,9 @@
 
 import asyncio
 import copy
-import math
-from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3ForCausalLM
 
 from biomni_lib.config import load_config
@@ -15,7 +12,7 @@ from biomni_lib.engines.base import Completion, Sampling
 from biomni_lib.engines.transformers_engine import TransformersEngine
 from biomni_lib.errors import EngineError
 from biomni_lib.sft.model import ROPE_THETA, build_model
-from tests.acting_toy import MODEL, engine, model, reference_logprobs, renderer, token_ids, tokenizer
+from tests.acting_toy import engine, model, reference_logprobs, renderer, token_ids, tokenizer
 
 TOLERANCE = 1e-5
 
@@ -44,37 +41,11 @@ async def conversation(served: TransformersEngine, number: int, *, turns: int = 
     return replies
 
 
-async def test_log_probabilities_equal_a_plain_forward_over_turns_and_weight_swaps() -> None:
-    served = engine()
-    ids = token_ids(1, 45)
-    for turn in range(4):
-        reply = await served.generate(ids, sampling(turn), session="a")
-        if turn < 2:  # from here on the cache holds keys of older weights
-            assert worst(reply, ids, model()) < TOLERANCE
-        ids = [*ids, *reply.ids, *token_ids(turn, 40)]
-        if turn == 1:
-            await served.load_weights(1, model(7).state_dict())
-    fresh = token_ids(2, 70)
-    assert worst(await served.generate(fresh, sampling()), fresh, model(7)) < TOLERANCE
-    await served.close()
-
-
 @pytest.mark.parametrize("temperature", [0.3, 0.6, 1.7])
 async def test_log_probabilities_are_those_at_the_sampling_temperature(temperature: float) -> None:
     served, prompt = engine(), token_ids(3, 20)
     reply = await served.generate(prompt, sampling(temperature=temperature, top_p=0.9))
     assert worst(reply, prompt, model(), temperature) < TOLERANCE
-    await served.close()
-
-
-async def test_greedy_equals_transformers_generate() -> None:
-    served, prompt, reference = engine(), token_ids(4, 33), model()
-    reply = await served.generate(prompt, sampling(temperature=0, max_tokens=40))
-    expected = reference.generate(
-        torch.tensor([prompt]), max_new_tokens=40, do_sample=False, eos_token_id=renderer().end_of_turn
-    )
-    assert list(reply.ids) == expected[0, len(prompt) :].tolist()
-    assert worst(reply, prompt, reference) < TOLERANCE
     await served.close()
 
 
@@ -183,41 +154,6 @@ async def test_the_same_prompt_again_in_one_conversation() -> None:
     await served.close()
 
 
-@pytest.mark.parametrize("length", [1, 2, 7])
-async def test_a_stop_string_ends_the_reply_and_keeps_its_last_token_whole(length: int) -> None:
-    served, prompt = engine(), token_ids(11, 30)
-    free = await served.generate(prompt, sampling(max_tokens=60))
-    text = renderer().decode(free.ids)
-    stop = next(cut for i in range(len(text) // 2, len(text)) if (cut := text[i : i + length]).isascii())
-    reply = await served.generate(prompt, Sampling(1.0, 1.0, 60, ("</execute>", stop), 0))
-    assert reply.finish_reason == "stop"
-    assert list(reply.ids) == list(free.ids)[: len(reply.ids)]
-    assert stop in renderer().decode(reply.ids)
-    assert stop not in renderer().decode(reply.ids[:-1])
-    await served.close()
-
-
-async def test_a_reply_ends_at_its_limit_or_the_contexts() -> None:
-    served, prompt = engine(context=64), token_ids(12, 50)
-    limited = await served.generate(prompt, sampling(max_tokens=5))
-    full = await served.generate(prompt, sampling(max_tokens=500))
-    assert (limited.finish_reason, len(limited.ids)) == ("length", 5)
-    assert (full.finish_reason, len(full.ids)) == ("length", 64 - 50)
-    await served.close()
-
-
-async def test_the_end_of_turn_token_ends_a_reply() -> None:
-    served, prompt = engine(), token_ids(13, 10)
-    certain = model()
-    with torch.no_grad():  # embeddings are tied: align the end of turn with whatever the model says last
-        hidden = certain.model(torch.tensor([prompt])).last_hidden_state[0, -1]
-        certain.model.embed_tokens.weight[renderer().end_of_turn] = 100 * hidden
-    await served.load_weights(1, certain.state_dict())
-    reply = await served.generate(prompt, sampling())
-    assert (list(reply.ids), reply.finish_reason) == ([renderer().end_of_turn], "eos")
-    await served.close()
-
-
 async def test_cancelling_frees_the_slot_and_leaves_the_others_alone() -> None:
     served, prompt = engine(slots=2), token_ids(14, 30)
     expected = bits(await served.generate(prompt, sampling(5, max_tokens=200)))
@@ -231,63 +167,6 @@ async def test_cancelling_frees_the_slot_and_leaves_the_others_alone() -> None:
     before = served.stats().generated_tokens
     await asyncio.sleep(0.05)
     assert served.stats().generated_tokens == before  # nobody is decoded for nothing
-    await served.close()
-
-
-async def test_a_cancelled_release_or_weight_swap_does_not_stop_the_engine() -> None:
-    served, prompt = engine(), token_ids(15, 30)
-    busy = asyncio.create_task(served.generate(prompt, sampling(max_tokens=300)))
-    await asyncio.sleep(0.01)
-    for command in (served.release("x"), served.load_weights(1, model(1).state_dict())):
-        task = asyncio.create_task(command)
-        await asyncio.sleep(0)
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-    reply = await asyncio.wait_for(busy, 20)
-    assert len(reply.ids) == 300 or reply.ids[-1] == renderer().end_of_turn  # when the swap came decides which
-    await served.close()
-
-
-async def test_weights_swapped_in_flight_are_recorded_token_by_token() -> None:
-    served = engine(slots=4)
-    waits = [
-        asyncio.create_task(served.generate(token_ids(n, 20 + n), sampling(n, max_tokens=400), session=str(n)))
-        for n in range(4)
-    ]
-    for version in (1, 2, 3):
-        seen = served.stats().generated_tokens
-        while served.stats().generated_tokens < seen + 40:
-            await asyncio.sleep(0.002)
-        await served.load_weights(version, model(version).state_dict())
-    for reply in await asyncio.gather(*waits):
-        versions = list(reply.policy_versions)
-        assert len(versions) == len(reply.ids) == len(reply.logprobs)
-        assert versions == sorted(versions)
-        if len(reply.ids) == 400:
-            assert set(versions) == {0, 1, 2, 3}
-        assert all(math.isfinite(value) for value in reply.logprobs)
-    assert served.version == 3
-    await served.close()
-
-
-async def test_weights_swapped_in_flight_continue_on_the_old_cache() -> None:
-    """A reply under one swap, token by token: old weights' keys and values stay, new ones are added behind them."""
-    served, prompt = engine(), token_ids(16, 20)
-    old, new = model(), model(1)
-    wait = asyncio.create_task(served.generate(prompt, sampling(max_tokens=200)))
-    while served.stats().generated_tokens < 20:
-        await asyncio.sleep(0.001)
-    await served.load_weights(1, new.state_dict())
-    reply = await wait
-    switch = list(reply.policy_versions).index(1)
-    ids = torch.tensor([[*prompt, *reply.ids]])
-    with torch.inference_mode():
-        read = len(prompt) + switch - 1
-        cache = old(ids[:, :read], use_cache=True).past_key_values
-        tail = new(ids[:, read:-1], past_key_values=cache, use_cache=True).logits[0].double().log_softmax(-1)
-    expected = tail.gather(-1, ids[0, read + 1 :, None])[:, 0]
-    assert 0 < switch < len(reply.ids) - 1
-    assert float((torch.tensor(reply.logprobs[switch:]).double() - expected).abs().max()) < TOLERANCE
     await served.close()
 
 
@@ -364,62 +243,6 @@ async def test_a_kept_cache_is_read_by_nobody_again() -> None:
     stats = served.stats()
     assert (stats.swaps, stats.recomputed_tokens, stats.recompute_s) == (1, 0, 0.0)
     assert stats.prefilled_tokens - read == 5 + 1 and stats.swap_s > 0
-    await served.close()
-
-
-async def test_weights_from_a_file(tmp_path: Path) -> None:
-    served, prompt = engine(), token_ids(17, 30)
-    await served.generate(prompt, sampling())
-    weights = {name: tensor for name, tensor in model(3).state_dict().items() if name != "lm_head.weight"}  # tied
-    save_file(weights, tmp_path / "w.safetensors")
-    await served.load_weights(9, tmp_path / "w.safetensors")
-    reply = await served.generate(prompt, sampling())
-    assert set(reply.policy_versions) == {9}
-    assert worst(reply, prompt, model(3)) < TOLERANCE
-    await served.close()
-
-
-@pytest.mark.parametrize("fault", ["missing", "unknown", "shape"])
-async def test_weights_of_another_model_are_refused_and_nothing_changes(fault: str) -> None:
-    served, prompt = engine(), token_ids(18, 30)
-    expected = bits(await served.generate(prompt, sampling()))
-    state = dict(model(4).state_dict())
-    if fault == "missing":
-        del state["model.layers.1.mlp.up_proj.weight"]
-    elif fault == "unknown":
-        state["model.layers.9.mlp.up_proj.weight"] = torch.zeros(2)
-    else:
-        state["model.norm.weight"] = torch.zeros(MODEL.hidden + 1)
-    with pytest.raises(EngineError, match=r"weights of version 5 are not this model's.*model\..*keeps version 0"):
-        await served.load_weights(5, state)
-    again = await served.generate(prompt, sampling())
-    assert (bits(again), set(again.policy_versions)) == (expected, {0})
-    await served.close()
-
-
-@pytest.mark.parametrize(
-    ("prompt", "message"),
-    [([], "prompt of 0 tokens"), ([5] * 64, "prompt of 64 tokens"), ([-1], "token id"), ([10**6], "token id")],
-)
-async def test_a_prompt_that_cannot_be_read_is_refused_and_the_engine_lives(prompt: list[int], message: str) -> None:
-    served = engine(context=64)
-    with pytest.raises(EngineError, match=message):
-        await served.generate(prompt, sampling())
-    assert len((await served.generate(token_ids(1, 9), sampling(max_tokens=3))).ids) == 3
-    await served.close()
-
-
-async def test_closing_ends_calls_under_way_and_refuses_new_ones() -> None:
-    served = engine(slots=1)
-    waits = [asyncio.create_task(served.generate(token_ids(n, 9), sampling(max_tokens=450))) for n in range(3)]
-    await asyncio.sleep(0.02)
-    await served.close()
-    for result in await asyncio.gather(*waits, return_exceptions=True):
-        assert isinstance(result, EngineError)
-    for call in (served.generate([5], sampling()), served.load_weights(1, model().state_dict())):
-        with pytest.raises(EngineError, match="closed"):
-            await call
-    await served.release("x")
     await served.close()
 
 

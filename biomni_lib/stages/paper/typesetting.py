@@ -5,6 +5,7 @@ Nothing of the machine enters: the fonts are those inside the `typst` wheel, the
 
 import importlib.util
 from pathlib import Path
+from typing import Literal
 
 from biomni_lib.errors import RunError
 
@@ -30,7 +31,7 @@ def compile_pages(source: Path, *, ppi: float = 110) -> list[bytes]:
     return _compiled(source, "png", ppi=ppi)
 
 
-def _compiled(source: Path, kind: str, ppi: float | None = None) -> list[bytes]:
+def _compiled(source: Path, kind: Literal["pdf", "png"], ppi: float | None = None) -> list[bytes]:
     if not available():
         raise RunError("the paper needs the package typst, which is not installed; run `make setup`")
     import typst
@@ -41,4 +42,4 @@ def _compiled(source: Path, kind: str, ppi: float | None = None) -> list[bytes]:
     except typst.TypstError as error:
         hints = "".join(f" ({hint})" for hint in error.hints)
         raise RunError(f"{source.name} cannot be compiled: {error.message}{hints}") from None
-    return list(pages) if isinstance(pages, list) else [pages]
+    return [page for page in (pages if isinstance(pages, list) else [pages]) if page is not None]

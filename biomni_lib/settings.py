@@ -1,0 +1,416 @@
+"""The groups of settings: defaults, bounds and a sentence for each; and where recipes lie."""
+
+import tomllib
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from biomni_lib.errors import ConfigError
+
+RECIPES_DIR = Path(__file__).parent / "rl" / "recipes"
+UNCORRECTED = "none"
+"""The `correction` of an RL recipe that is synchronous by its definition: it takes every sample for a fresh one."""
+IGNORED = "ignored"
+"""The same for a recipe that is allowed stale samples all the same, to measure what a correction buys."""
+
+
+def project_root() -> Path:
+    """The folder that holds the project: the checkout, or the working folder where the package is installed apart."""
+    checkout = Path(__file__).resolve().parent.parent
+    return checkout if (checkout / "pyproject.toml").is_file() else Path.cwd()
+
+
+def recipe_names() -> list[str]:
+    """Names of the shipped RL recipes, sorted."""
+    return sorted(path.stem for path in RECIPES_DIR.glob("*.toml"))
+
+
+def recipe_file(name: str) -> Path:
+    """The file of an RL recipe: a shipped one by name, or a path ending in .toml (from the project's folder).
+
+    Raises: ConfigError for an unknown name or a file that is not there.
+    """
+    path = project_root() / name if name.endswith(".toml") else RECIPES_DIR / f"{name}.toml"
+    known = path.is_file() if name.endswith(".toml") else name in recipe_names()
+    require(known, f"rl.recipe = {name!r}", f"unknown recipe; allowed: {', '.join(recipe_names())}, a .toml file")
+    return path
+
+
+def recipe_correction(name: str) -> str:
+    """What a recipe's loss does about samples of an older policy, as its file says; checked in `rl.recipe`."""
+    try:
+        stated = tomllib.loads(recipe_file(name).read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"rl.recipe = {name!r}: not TOML: {error}") from None
+    return str(stated.get("correction", UNCORRECTED))
+
+
+def require(condition: bool, setting: str, rule: str) -> None:
+    """Raises: ConfigError about a setting unless the condition holds."""
+    if not condition:
+        raise ConfigError(f"{setting}: {rule}")
+
+
+class Section(BaseModel):
+    """Base of every group of settings: frozen, and no unknown key."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+def _later(default: Any, **rules: Any) -> Any:
+    """A field that joined its section later: left out of keys and manifests while it has its default.
+
+    So what older code made under the same settings stays made.
+    """
+    return Field(default, exclude_if=lambda value: value == default, **rules)
+
+
+class DataConfig(Section):
+    """The tasks, and the simulated patients of two of them; every count is per task."""
+
+    tasks: tuple[str, ...] = Field(
+        ("rare_disease_diagnosis", "patient_gene_detection"),
+        min_length=1,
+        description="Tasks that are trained on and evaluated; those whose data are not built are left out by name.",
+    )
+    train_instances: int = Field(2000, ge=1, description="Training instances per task.")
+    dev_instances: int = Field(300, ge=1, description="Development instances per task, for tuning.")
+    heldout_instances: int = Field(300, ge=1, description="Held-out instances per task, opened once, for the results.")
+    terms_min: int = Field(5, ge=1, description="Fewest phenotype terms of a patient, noise terms included.")
+    terms_max: int = Field(5, ge=1, description="Most phenotype terms of a patient, noise terms included.")
+    excluded_min: int = Field(2, ge=0, description="Fewest excluded findings told of a patient, if there are as many.")
+    excluded_max: int = Field(2, ge=0, description="Most excluded findings told of a patient.")
+    imprecision: float = Field(0.4, ge=0, le=1, description="Chance that a term is replaced by one of its ancestors.")
+    noise_terms_max: int = Field(
+        1, ge=0, description="Most of a patient's terms that have nothing to do with the disease."
+    )
+    candidates: int = Field(6, ge=2, description="Candidate genes shown, the right one included.")
+    names: bool = Field(
+        False, description="Whether questions on the lake name genes, diseases and terms beside their ids."
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        require(
+            self.terms_min <= self.terms_max,
+            f"data.terms_min = {self.terms_min}",
+            f"must be at most data.terms_max = {self.terms_max}",
+        )
+        require(
+            self.excluded_min <= self.excluded_max,
+            f"data.excluded_min = {self.excluded_min}",
+            f"must be at most data.excluded_max = {self.excluded_max}",
+        )
+        return self
+
+
+class ModelConfig(Section):
+    """The language model: a tiny Qwen3-architecture one trained from scratch, or a pretrained one."""
+
+    kind: Literal["tiny", "pretrained"] = Field(
+        "tiny", description="`tiny` is built from the sizes below, `pretrained` is read from `path`."
+    )
+    path: Path | None = Field(None, description="Folder of the pretrained model; only for kind `pretrained`.")
+    hidden: int = Field(128, ge=8, description="Width of the residual stream.")
+    layers: int = Field(3, ge=1, description="Number of transformer layers.")
+    heads: int = Field(8, ge=1, description="Attention heads.")
+    kv_heads: int = Field(4, ge=1, description="Heads of keys and values, shared by groups of attention heads.")
+    head_dim: int = Field(
+        32,
+        ge=2,
+        multiple_of=2,
+        description="Width of a head; all together may be wider than `hidden`, as in Qwen3.",
+    )
+    intermediate: int = Field(256, ge=8, description="Width of the feed-forward layer.")
+    vocab: int = Field(
+        3072, ge=512, description="Vocabulary size of the tokenizer that is trained on the training split."
+    )
+    context: int = Field(1024, ge=64, description="Longest sequence in tokens, prompt included.")
+    dtype: Literal["float32", "bfloat16"] = _later(
+        "float32", description="Numbers of the forward and backward pass; trained weights stay in float32."
+    )
+    yarn_factor: float | None = _later(
+        None, gt=1, description="YaRN's factor over the positions that the pretrained model knows; none leaves them."
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        kv_heads = f"model.kv_heads = {self.kv_heads}"
+        require(self.heads % self.kv_heads == 0, f"model.heads = {self.heads}", f"must be a multiple of {kv_heads}")
+        if self.kind == "pretrained":
+            require(self.path is not None, "model.kind = 'pretrained'", "needs model.path, the model's folder")
+        else:
+            require(self.path is None, f"model.path = '{self.path}'", "is only for model.kind = 'pretrained'")
+            yarn = f"model.yarn_factor = {self.yarn_factor}"
+            require(self.yarn_factor is None, yarn, "is only for model.kind = 'pretrained'")
+        return self
+
+
+class PromptConfig(Section):
+    """What the agent is told before its task."""
+
+    tools: Literal["names", "signatures", "docs"] = Field(
+        "names", description="How much of each tool the prompt shows."
+    )
+
+
+class AgentConfig(Section):
+    """Limits of one trajectory."""
+
+    max_turns: int = Field(6, ge=1, description="Most assistant turns.")
+    max_turn_tokens: int = Field(256, ge=8, description="Most tokens the model writes in one turn.")
+    max_tokens: int = Field(1000, ge=32, description="Most tokens of a trajectory, prompt and observations included.")
+    observation_chars: int = Field(
+        1200, ge=16, description="Characters of an observation that the model sees; the rest is cut and said so."
+    )
+    turn_timeout_s: float = Field(60, gt=0, description="Seconds for one turn, generation and code together.")
+    trajectory_timeout_s: float = Field(300, gt=0, description="Seconds for a whole trajectory.")
+
+
+class EngineConfig(Section):
+    """Who generates tokens."""
+
+    kind: Literal["transformers", "vllm"] = Field("transformers", description="Engine that serves the rollouts.")
+    slots: int = Field(64, ge=1, description="Trajectories decoded together.")
+    parked: int = Field(
+        192, ge=0, description="Conversations in their tools whose KV cache is put aside while others use their slots."
+    )
+    threads: int = Field(1, ge=1, description="Threads of the engine's arithmetic.")
+    prefill_chunk: int = Field(
+        128, ge=8, description="Tokens read at once when a prompt or an observation enters a slot."
+    )
+    kv_cache_gb: float | None = Field(
+        None,
+        gt=0,
+        description="GiB of vLLM's KV cache; when not given, on CPU what slots and parked conversations need at full "
+        "length, on a GPU what vLLM takes by itself.",
+    )
+    parity_max: float = Field(
+        1e-2,
+        gt=0,
+        description="Largest difference in log-probability between engine and learner on the same tokens; beyond it "
+        "an RL run stops. In float32 they differ by 1e-5, a stale weight by 1e-1 and more.",
+    )
+
+
+class SandboxConfig(Section):
+    """Where the agent's code runs."""
+
+    isolation: Literal["strict", "process"] = Field(
+        "strict",
+        description="`strict` is the strongest that this machine offers (namespaces, else Landlock, else a refusal); "
+        "`process` a plain child process that protects nothing.",
+    )
+    sessions_max: int = Field(64, ge=1, description="Sessions open at the same time.")
+    python_at_once: int = Field(64, ge=1, description="Blocks of Python that run at the same time; others queue.")
+    shell_at_once: int = Field(8, ge=1, description="Blocks of shell or R that run at the same time; others queue.")
+    execute_timeout_s: float = Field(10, gt=0, description="Seconds for one block of code.")
+    memory_mb: int = Field(512, ge=64, description="Memory of one session in MiB.")
+    tool_cache: bool = Field(True, description="Whether a session keeps the results of the tool calls it made.")
+    output_chars: int = Field(4000, ge=16, description="Characters of output kept of one block of code.")
+
+
+class EnvironmentConfig(Section):
+    """Who runs the sandbox: this process, a server or Ray actors; and a server's own limits, which are an actor's too.
+
+    Where code runs decides no number, so that no stage is run again when this changes.
+    """
+
+    url: str | None = Field(
+        None,
+        pattern=r"^(https?://|ray:)\S+$",
+        description="`http://HOST:PORT` of an environment server, or `ray:ADDRESS` for actors on every node of a Ray "
+        "cluster (`ray:local` starts one here); none for sessions of this process.",
+    )
+    running_max: int = Field(64, ge=1, description="Blocks of code that a server runs at the same time; more wait.")
+    queue_max: int = Field(512, ge=0, description="Blocks of code that wait; one more is refused.")
+    idle_s: float = Field(1800, gt=0, description="Seconds without a call after which a session is closed.")
+    lease_s: float = Field(
+        180, gt=0, description="The same for sessions of a client that says by itself, every quarter, that it lives."
+    )
+    body_max_kb: int = Field(1024, ge=1, description="Largest body of a request in KiB.")
+    heartbeat_s: float = Field(5, gt=0, description="Seconds between signs of life while a block waits or runs.")
+    patience_s: float = Field(
+        600, ge=0, description="Seconds that a client waits for a place, or for a server that restarts."
+    )
+
+
+class TeacherConfig(Section):
+    """Who the teacher is, and what is kept of its trajectories."""
+
+    engine: Literal["scripted", "openai", "anthropic"] = _later(
+        "scripted",
+        description="`scripted` is a program, `openai` any OpenAI-compatible endpoint, `anthropic` Anthropic's.",
+    )
+    model: str | None = _later(None, description="The model's name at the endpoint; none for the scripted teacher.")
+
+    instances: int = Field(1200, ge=1, description="Training instances per task that the teacher tries.")
+    samples_per_instance: int = Field(3, ge=1, description="Trajectories sampled per instance.")
+    cap_per_instance: int = Field(2, ge=1, description="Most accepted trajectories kept per instance.")
+
+    @model_validator(mode="after")
+    def _named(self) -> Self:
+        engine, model = f"teacher.engine = {self.engine!r}", f"teacher.model = {self.model!r}"
+        if self.engine == "scripted":
+            require(self.model is None, model, "is only for teacher.engine 'openai' and 'anthropic'")
+        else:
+            require(bool(self.model), engine, "needs teacher.model, the model's name at the endpoint")
+        return self
+
+
+class ApiConfig(Section):
+    """Endpoints that cost money: how much and how fast. Keys come from the environment alone.
+
+    A provider's own endpoint reads OPENAI_API_KEY or ANTHROPIC_API_KEY, another server BIOMNI_API_KEY if it is set.
+    """
+
+    url: str | None = Field(
+        None,
+        pattern=r"^https?://\S+$",
+        description="Base URL of another server, such as vLLM's `http://HOST:PORT/v1` (without `/v1` where it is asked "
+        "as Anthropic's); none for the provider's own.",
+    )
+    prices: Path | None = Field(
+        None,
+        description="TOML file with USD per million tokens by model; a provider's own endpoint is not asked without.",
+    )
+    spend_max_usd: float = Field(20.0, gt=0, description="Most USD that a run spends, all its starts together.")
+    requests_per_minute: int | None = Field(None, ge=1, description="Most requests a minute; none for no limit.")
+    tokens_per_minute: int | None = Field(None, ge=1, description="Most tokens a minute, read and written together.")
+    concurrency: int = Field(16, ge=1, description="Trajectories under way at once.")
+    retries: int = Field(
+        6, ge=0, description="Attempts after a first that failed or was refused for the moment, with growing pauses."
+    )
+    timeout_s: float = Field(600, gt=0, description="Seconds for one attempt.")
+
+
+class PlacementConfig(Section):
+    """Which cards do what, for presets on GPUs; the plan (`make plan`) adds it up."""
+
+    engines: int = Field(1, ge=1, description="Engines, each on `tensor_parallel` cards.")
+    tensor_parallel: int = Field(1, ge=1, description="Cards that share one engine's weights and KV cache.")
+    learner_ranks: int = Field(1, ge=1, description="Cards that share the learner's weights and optimizer.")
+    context_parallel: int = Field(1, ge=1, description="Of these, how many share one sequence.")
+    share: Literal["apart", "together", "turns"] = Field(
+        "apart",
+        description="Engines and learner on cards of their own (`apart`), on the same ones at once (`together`), or on "
+        "the same ones with the engine asleep while the learner works (`turns`).",
+    )
+
+    @model_validator(mode="after")
+    def _divided(self) -> Self:
+        ranks = f"placement.learner_ranks = {self.learner_ranks}"
+        rule = f"must be a multiple of placement.context_parallel = {self.context_parallel}"
+        require(self.learner_ranks % self.context_parallel == 0, ranks, rule)
+        return self
+
+
+class PretrainingConfig(Section):
+    """Teaching a model from scratch to copy identifiers; a pretrained model skips it."""
+
+    documents: int = Field(4000, ge=1, description="Short documents of identifiers, each seen once.")
+    lr_muon: float = Field(0.02, gt=0, description="Learning rate of Muon; everything else is as in fine-tuning.")
+
+
+class SftConfig(Section):
+    """Supervised fine-tuning on accepted trajectories."""
+
+    epochs: int = Field(1, ge=1, description="Passes over the accepted trajectories.")
+    batch_size: int = Field(16, ge=1, description="Trajectories per optimizer step.")
+    lr_muon: float = Field(0.01, gt=0, description="Learning rate of Muon, which trains the matrices.")
+    lr_adamw: float = Field(3e-3, gt=0, description="Learning rate of AdamW, which trains everything else.")
+    warmup_steps: int = Field(20, ge=0, description="Steps over which the learning rates rise from zero.")
+    threads: int = Field(2, ge=1, description="Threads of the training arithmetic.")
+
+
+class RlConfig(Section):
+    """Asynchronous reinforcement learning."""
+
+    recipe: str = Field(
+        "default",
+        description="Loss, correction and advantage: a recipe's name (default is ours), or the path of a TOML file.",
+    )
+    steps: int = Field(16, ge=1, description="Learner steps.")
+    groups_per_step: int = Field(16, ge=1, description="Groups, one instance each, per learner step.")
+    group_size: int = Field(8, ge=2, description="Trajectories per group.")
+    max_staleness: int = Field(
+        1, ge=0, description="Most learner versions between sampling a token and training on it; 0 is synchronous."
+    )
+    optimizer: Literal["adamw", "muon"] = Field(
+        "adamw", description="`muon` trains the hidden matrices with Muon and the rest with AdamW; `adamw` everything."
+    )
+    learning_rate: float = Field(3e-4, gt=0, description="Learning rate of AdamW.")
+    lr_muon: float = Field(2e-3, gt=0, description="Learning rate of Muon, where rl.optimizer is `muon`.")
+    warmup_steps: int = Field(0, ge=0, description="Learner steps over which the learning rates rise from zero.")
+    lora_rank: int | None = Field(
+        None, ge=1, description="Rank of a LoRA adapter that is trained in place of the weights; none trains them all."
+    )
+    lora_alpha: int = Field(32, ge=1, description="The adapter's product counts lora_alpha / lora_rank.")
+    temperature: float = Field(1.0, gt=0, description="Sampling temperature of the rollouts.")
+    grad_clip: float = Field(1.0, gt=0, description="Largest norm of the gradient.")
+    micro_batch_tokens: int = Field(
+        8192, ge=32, description="Most tokens, of trajectories laid end to end, of one forward and backward pass."
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="Whether layers are computed again in the backward pass, which saves memory and costs time."
+    )
+    agents: int | None = Field(
+        None, ge=1, description="Trajectories under way at once; as many as the engine has slots when not given."
+    )
+    replace_members: int = Field(
+        1, ge=0, description="Failed members of a group rolled out anew before the group is lost; 0 loses it at once."
+    )
+    kv_on_update: Literal["keep", "recompute"] = Field(
+        "keep", description="What becomes of the KV cache of trajectories under way when new weights arrive."
+    )
+    checkpoint_every: int = Field(5, ge=1, description="Steps between checkpoints.")
+    threads: int = Field(1, ge=1, description="Threads of the learner's arithmetic.")
+
+    @model_validator(mode="after")
+    def _corrected(self) -> Self:
+        correcting = [name for name in recipe_names() if recipe_correction(name) not in (UNCORRECTED, IGNORED)]
+        require(
+            recipe_correction(self.recipe) != UNCORRECTED or self.max_staleness == 0,
+            f"rl.max_staleness = {self.max_staleness}",
+            f"rl.recipe = {self.recipe!r} does not correct for stale samples; set 0, or a recipe that does: "
+            + ", ".join(correcting),
+        )
+        return self
+
+
+class EvaluateConfig(Section):
+    """Evaluation on the held-out split."""
+
+    instances: int = Field(150, ge=1, description="Held-out instances per task, or all where there are fewer.")
+    samples: int = Field(1, ge=1, description="Trajectories per instance.")
+    temperature: float = Field(0.6, ge=0, description="Sampling temperature; 0 is greedy.")
+    bootstrap: int = Field(2000, ge=10, description="Resamples behind each interval.")
+
+
+class SchedulingConfig(Section):
+    """The simulated runs of notebook 06."""
+
+    steps: int = Field(24, ge=3, description="Learner steps of a simulated run.")
+    tool_ratio: float = Field(
+        1.0, ge=0, description="Median latency of a simulated tool, in recorded generation times of a turn."
+    )
+    engines_max: int = Field(1000, ge=8, description="Most engines of a simulated run.")
+    agents_per_engine: int = Field(100, ge=1, description="Trajectories under way for each of so many engines.")
+    scale_steps: int = Field(4, ge=3, description="Learner steps of the runs with many engines.")
+
+
+class AblationsConfig(Section):
+    """The runs of `make ablations`, each the RL run with one thing changed."""
+
+    steps: int = Field(12, ge=2, description="Learner steps of a run.")
+    groups_per_step: int = Field(8, ge=1, description="Groups per learner step.")
+    instances: int = Field(
+        100, ge=1, description="Development instances per task that each trained model answers, if there are as many."
+    )
+
+
+class TrackingConfig(Section):
+    """Where metrics go beside the run folder."""
+
+    wandb: bool = Field(False, description="Also write a Weights & Biases run; offline unless WANDB_API_KEY is set.")
