@@ -148,6 +148,7 @@ class AnthropicMessages:
         import anthropic
 
         system = "\n".join(content for role, content in messages if role == "system")
+        told: Any = [{"role": role, "content": text} for role, text in messages if role != "system"]
         options: dict[str, Any] = {"system": system} if system else {}
         if self._cache_prompts:
             options["cache_control"] = {"type": "ephemeral"}
@@ -155,7 +156,7 @@ class AnthropicMessages:
             answer = await self._client.messages.create(
                 model=self.model,
                 max_tokens=sampling.max_tokens,
-                messages=[{"role": role, "content": text} for role, text in messages if role != "system"],  # type: ignore[typeddict-item]
+                messages=told,
                 stop_sequences=list(sampling.stop),
                 **options,
             )
