@@ -43,6 +43,7 @@ def model_rows(model, right, seed):
             "seed": seed,
             "model": model,
             "score": float(number < right),
+            "ids": 1,
             "correctness": float(number < right),
             "format": None if rule else 1.0,
             "tokens": 0 if rule else 100 + 3 * (number < right) + number % 5,

@@ -50,7 +50,7 @@ def test_a_manifest_records_what_was_read_made_and_cost(finished):
     assert manifest.inputs == {"lake/terms.parquet": hashlib.sha256(b"terms").hexdigest()}
     assert manifest.outputs == {"smoke/tasks/train.parquet": hashlib.sha256(b"train").hexdigest()}
     assert manifest.results == {"n": 3}
-    assert manifest.config == {"seed": 0, "data": finished.data.model_dump()}
+    assert manifest.config == {"seed": 0, "data": finished.data.model_dump(mode="json")}
     assert manifest.hardware["cores"] >= 1
     assert manifest.hardware["memory_gb"] > 0
     assert {"python", "numpy"} <= set(manifest.packages)
@@ -90,7 +90,9 @@ def test_each_setting_decides_some_stage_or_none_of_the_results(config):
     decided = set().union(*STAGE_SETTINGS.values())
     assert set(type(config).model_fields) - decided == {
         "ablations",
+        "api",
         "environment",
+        "placement",
         "preset",
         "runs_root",
         "tracking",
