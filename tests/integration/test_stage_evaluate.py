@@ -152,6 +152,12 @@ def test_missing_parts_are_named(copied):
     shutil.rmtree(paths(copied).rl_model)
     with pytest.raises(DataError, match="no model rl; run the notebooks before this one"):
         evaluate.run(copied)
-    few = copied.model_copy(update={"evaluate": copied.evaluate.model_copy(update={"instances": 7})})
-    with pytest.raises(DataError, match="evaluate.instances asks for 7"):
-        evaluate.open_heldout(few)
+    paths(copied).instances("heldout").unlink()
+    with pytest.raises(DataError, match="run notebook 01_build_data"):
+        evaluate.open_heldout(copied)
+
+
+def test_a_task_with_fewer_heldout_instances_is_asked_all_of_them(copied):
+    more = copied.model_copy(update={"evaluate": copied.evaluate.model_copy(update={"instances": 7})})
+    asked, there = evaluate.open_heldout(more), build_data.load_instances(copied, "heldout")
+    assert asked == there and len(there) < 7 * len(copied.data.tasks)
