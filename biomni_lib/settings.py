@@ -309,7 +309,7 @@ class PlacementConfig(Section):
 class PretrainingConfig(Section):
     """Teaching a model from scratch to copy identifiers; a pretrained model skips it."""
 
-    documents: int = Field(4000, ge=1, description="Short documents of identifiers, each seen once.")
+    documents: int = Field(6000, ge=1, description="Short documents of identifiers, each seen once.")
     lr_muon: float = Field(0.02, gt=0, description="Learning rate of Muon; everything else is as in fine-tuning.")
 
 
