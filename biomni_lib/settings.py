@@ -331,7 +331,7 @@ class RlConfig(Section):
         "default",
         description="Loss, correction and advantage: a recipe's name (default is ours), or the path of a TOML file.",
     )
-    steps: int = Field(20, ge=1, description="Learner steps.")
+    steps: int = Field(26, ge=1, description="Learner steps.")
     groups_per_step: int = Field(16, ge=1, description="Groups, one instance each, per learner step.")
     group_size: int = Field(8, ge=2, description="Trajectories per group.")
     max_staleness: int = Field(
