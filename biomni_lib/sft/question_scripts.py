@@ -55,6 +55,11 @@ def is_question(prompt: str) -> bool:
     return "\nOptions:\n" in prompt
 
 
+def is_case(prompt: str) -> bool:
+    """Whether a prompt tells a case of CRISPR delivery."""
+    return "\nCase: " in prompt
+
+
 def answer(observation: str, rng: np.random.Generator) -> str:
     """The turn that answers the letter which the code printed; any letter when it printed none."""
     printed = observation.strip()
@@ -65,7 +70,7 @@ def _any_letter(rng: np.random.Generator) -> str:
     return str(rng.choice(list(LETTERS)))
 
 
-def _case(seen: Conversation) -> str:
+def _case(seen: Conversation, rng: np.random.Generator) -> str:
     """The answer to a case of CRISPR delivery, by the rule of thumb."""
     method = method_by_keywords(read_case(seen.prompt))
     return solution(f"This use asks for {METHODS[method].option}.", letter_of(seen.prompt, method))
@@ -79,8 +84,6 @@ def _compare(thought: str, letters: str) -> Callable[[Conversation, np.random.Ge
     """Compare options in one turn. letters: code of those that are compared."""
 
     def script(seen: Conversation, rng: np.random.Generator) -> str:
-        if "\nCase: " in seen.prompt:
-            return _case(seen)
         if seen.turns:
             return answer(seen.observations[-1], rng)
         pair = "".join(rng.permutation(list(LETTERS))[:2])
@@ -90,8 +93,6 @@ def _compare(thought: str, letters: str) -> Callable[[Conversation, np.random.Ge
 
 
 def _one_by_one(seen: Conversation, rng: np.random.Generator) -> str:
-    if "\nCase: " in seen.prompt:
-        return _case(seen)
     chosen, done = rng.permutation(list(LETTERS))[:3], len(seen.turns)
     if done == len(chosen):
         return answer(seen.observations[-1], rng)
@@ -106,4 +107,7 @@ SCRIPTS: Mapping[str, Callable[[Conversation, np.random.Generator], str]] = {
     "one_by_one": _one_by_one,
     "all_findings": _all_findings,
     "verified": _all_findings,
+}
+CASE_SCRIPTS: Mapping[str, Callable[[Conversation, np.random.Generator], str]] = dict.fromkeys(SCRIPTS, _case) | {
+    "lucky_guess": _lucky_guess
 }

@@ -10,11 +10,12 @@ What a strategy writes depends on the task: `patient_scripts`, `question_scripts
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import numpy as np
 
 from biomni_lib.engines.scripted import Conversation, Script
-from biomni_lib.sft import patient_scripts, question_scripts
+from biomni_lib.sft import patient_scripts, question_scripts, turns
 
 STRATEGIES: Mapping[str, float] = {
     "lucky_guess": 0.15,
@@ -27,6 +28,8 @@ STRATEGIES: Mapping[str, float] = {
 """How often the mixed teacher follows each strategy."""
 BEST_STRATEGY: Mapping[str, float] = {"verified": 1.0}
 """The best strategy alone, as a mix."""
+SOURCES = (Path(__file__), *(Path(str(module.__file__)) for module in (patient_scripts, question_scripts, turns)))
+"""The modules that decide what it writes."""
 Write = Callable[[Conversation, np.random.Generator], str]
 """The next turn of a conversation."""
 
@@ -47,6 +50,8 @@ def strategy_script(strategy: str) -> Script:
 
 def _scripts(prompt: str) -> Mapping[str, Write]:
     """A script for each well-formed strategy, by the kind of prompt."""
+    if question_scripts.is_case(prompt):
+        return question_scripts.CASE_SCRIPTS
     return question_scripts.SCRIPTS if question_scripts.is_question(prompt) else patient_scripts.SCRIPTS
 
 

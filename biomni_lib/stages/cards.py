@@ -104,7 +104,8 @@ def _about(config: RunConfig, manifests: Mapping[str, Manifest]) -> Iterator[str
     kind = "trained from scratch" if model.kind == "tiny" else f"started from {model.path}"
     yield f"- *Architecture:* Qwen3, {parameters(here.rl_model):,} parameters, {kind}; float32 safetensors"
     if model.kind == "tiny":
-        yield f"- *Sizes:* width {model.hidden}, {model.layers} layers, {model.heads} heads, vocabulary {model.vocab:,}"
+        sizes = f"width {model.hidden}, {model.layers} layers, {model.heads} heads"
+        yield f"- *Sizes:* {sizes}, vocabulary of at most {model.vocab:,}"
     yield f"- *Context:* {model.context:,} tokens; a trajectory of at most {config.agent.max_turns} turns"
     yield "- *Models:* `sft` (fine-tuned on accepted trajectories) and `rl` (reinforced from it)"
     yield f"- *Licence:* {citation()['license']}"
@@ -126,7 +127,7 @@ def _training(config: RunConfig, manifests: Mapping[str, Manifest]) -> Iterator[
     teacher, kept = sft.get("sampled"), sft.get("kept")
     if teacher and kept:
         yield f"- *Teacher:* a script; {kept:,} of {teacher:,} trajectories accepted (right and well-formed)"
-    yield f"- *SFT:* {config.sft.epochs} passes, {config.sft.batch_size} conversations a batch"
+    yield f"- *SFT:* passes: {config.sft.epochs}; {config.sft.batch_size} conversations a batch"
     yield (
         f"- *RL:* {rl.steps} steps of {rl.groups_per_step} groups of {rl.group_size}, recipe `{recipe.name}` "
         f"(correction {recipe.correction}, aggregation {recipe.aggregation}), {rl.optimizer} at {rl.learning_rate:g}, "

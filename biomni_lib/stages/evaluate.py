@@ -76,7 +76,7 @@ async def evaluate_teacher(
         trajectory.strategy = strategy
         return trajectory
 
-    decides = [Path(teacher.__file__), run.paths.sft_model / "tokenizer.json"]
+    decides = [*teacher.SOURCES, run.paths.sft_model / "tokenizer.json"]
     return await _evaluate(run, model, lambda: one, instances, _key(run.config, decides, str(dict(mix))))
 
 

@@ -1,5 +1,6 @@
 """The teacher on real patients: it reads the prompt and the observations alone, and keeps or breaks the format."""
 
+import ast
 import collections
 import dataclasses
 import json
@@ -18,7 +19,7 @@ from biomni_lib.config import AgentConfig, DataConfig, SandboxConfig
 from biomni_lib.engines.scripted import Conversation
 from biomni_lib.sandbox import Sandbox
 from biomni_lib.sft.rejection import sample_teacher
-from biomni_lib.sft.teacher import STRATEGIES, strategy_script
+from biomni_lib.sft.teacher import SOURCES, STRATEGIES, strategy_script
 from biomni_lib.tasks import Instance, get_task
 from biomni_lib.tools import tool_names
 from tests.acting_toy import tokenizer
@@ -144,3 +145,14 @@ async def test_the_code_composes_the_tools(rolled) -> None:
     code = " ".join(turn.code for many in rolled.values() for one in many for turn in one.turns)
     used = collections.Counter({name: code.count(f"{name}(") for name in tool_names()})
     assert sum(count > 0 for count in used.values()) >= 3
+
+
+def test_the_sources_are_closed_under_the_imports_that_decide_what_is_written() -> None:
+    """An evaluation of the teacher is made again when one of them changes: none may be forgotten."""
+    imported = set()
+    for source in SOURCES:
+        for node in ast.walk(ast.parse(source.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("biomni_lib.sft"):
+                named = node.module.removeprefix("biomni_lib.sft").removeprefix(".")
+                imported |= {named} if named else {alias.name for alias in node.names}
+    assert imported == {source.stem for source in SOURCES} - {"teacher"}
