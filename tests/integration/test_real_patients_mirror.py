@@ -67,9 +67,18 @@ def test_the_leak_is_worth_something(tasks: dict[str, Task]) -> None:
         assert 0.5 < free < free + 0.1 < leaky < 1
 
 
-def test_candidates_alone_do_not_tell(real: Lake, examined: dict[str, list[Instance]]) -> None:
-    """Choosing by how much is known of a gene, or how much of it with a frequency, is little better than chance; most
-    where the causal genes' annotations come from the patients' own papers: 25% in the leaky arm, 17% by chance."""
+LEAKY = pytest.param(
+    "leaky",
+    marks=pytest.mark.xfail(
+        strict=True,
+        reason="annotations taken from the patients' own papers tell: the best described gene is right in 25%",
+    ),
+)
+
+
+@pytest.mark.parametrize("arm", ["leak-free", LEAKY])
+def test_candidates_alone_do_not_tell(real: Lake, examined: dict[str, list[Instance]], arm: str) -> None:
+    """Choosing by how much is known of a gene, or how much of it with a frequency, is little better than chance."""
 
     def terms(gene: str) -> float:
         return len(shown_terms(real.gene_closure, real.gene_row(gene)))
@@ -77,7 +86,7 @@ def test_candidates_alone_do_not_tell(real: Lake, examined: dict[str, list[Insta
     def counted(gene: str) -> float:
         return float(np.mean(~np.isnan(real.gene_profiles.frequencies[real.gene_row(gene)])))
 
-    for instances in examined.values():
+    for instances in (some for name, some in examined.items() if name.endswith(f", {arm}")):
         for known in (terms, counted):
             for sign in (1, -1):
                 right = np.mean([_share(one, lambda gene, of=known, by=sign: by * of(gene)) for one in instances])
