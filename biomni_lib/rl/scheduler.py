@@ -201,9 +201,13 @@ class GroupScheduler:
         return self._pick(self.budget.groups_per_step)
 
     def state(self) -> dict[str, Any]:
-        """What a resumed run needs: counts, cursor, and the indexes of groups that are neither trained nor lost."""
-        unfinished = [*self.redo, *self.flights, *(group.index for group in self.buffer.ready)]
-        return {"budget": self.budget.state(), "next_index": self.next_index, "redo": sorted(unfinished)}
+        """What a resumed run needs: counts, cursor, and the indexes of groups that are neither trained nor lost.
+
+        Groups filtered since the last batch are among them: without these, a resumed batch could refill more.
+        """
+        complete = [group.index for group in [*self.buffer.ready, *self.buffer.spare]]
+        redo = sorted([*self.redo, *self.flights, *complete])
+        return {"budget": self.budget.state(len(self.buffer.spare)), "next_index": self.next_index, "redo": redo}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take up a saved state; unfinished groups are rolled out anew, first."""

@@ -105,10 +105,11 @@ class StalenessBudget:
         """Whether a group whose oldest token has `oldest_version` must not be trained at `learner_version`."""
         return learner_version - oldest_version > self.max_staleness
 
-    def state(self) -> dict[str, int]:
-        """What a resumed run needs; groups in flight or ready are outside it: they are admitted anew."""
+    def state(self, spare: int = 0) -> dict[str, int]:
+        """What a resumed run needs; groups in flight or ready, and the last `spare` filtered, are admitted anew."""
         counts = asdict(self.counts)
-        counts["admitted"] -= counts.pop("in_flight") + counts.pop("ready")
+        counts["admitted"] -= counts.pop("in_flight") + counts.pop("ready") + spare
+        counts["filtered"] -= spare
         return {"version": self.version, **counts}
 
     def restore(self, state: dict[str, int]) -> None:
