@@ -37,8 +37,8 @@ from biomni_lib.engines.base import (
     check_prompt,
     check_weights,
 )
+from biomni_lib.engines.paged_cache import ATTENTION, PagedCache, Pages
 from biomni_lib.engines.sampler import sample
-from biomni_lib.engines.slots import ATTENTION, SlotCache
 from biomni_lib.errors import EngineError
 
 PREFIXES_KEPT = 128
@@ -106,7 +106,7 @@ class TransformersEngine:
         model.set_attn_implementation(ATTENTION)
         self.model, self.renderer = model.eval(), renderer
         self.context, self.chunk, self.version, self.kv_on_update = context, prefill_chunk, version, kv_on_update
-        self._cache = SlotCache(model.config, slots, context + prefill_chunk)
+        self._cache = PagedCache(model.config, slots, context)
         self._slots = [_Slot() for _ in range(slots)]
         self._prefixes: collections.OrderedDict[tuple[int, ...], tuple[Tensor, Tensor]] = collections.OrderedDict()
         self._parked: collections.OrderedDict[str, _Parked] = collections.OrderedDict()
@@ -153,13 +153,14 @@ class TransformersEngine:
 
         def free() -> None:
             self._parked.pop(session, None)
-            for slot in self._slots:
+            for index, slot in enumerate(self._slots):
                 if slot.session == session:
                     if slot.request is not None:
                         _fail(
                             slot.request.future, EngineError(f"conversation {session!r} was released while generating")
                         )
-                    slot.session, slot.cached, slot.stale, slot.request = "", [], False, None
+                    slot.session, slot.request = "", None
+                    self._clear(index)
 
         with contextlib.suppress(EngineError):  # a closed engine holds nothing
             await self._between_steps(free)
@@ -262,7 +263,8 @@ class TransformersEngine:
     def _recompute(self, index: int) -> None:
         """Read what a slot has cached again, with the weights of now."""
         slot, began = self._slots[index], time.perf_counter()
-        tokens, slot.cached, slot.stale = slot.cached, [], False
+        tokens = slot.cached
+        self._clear(index)
         self._read(index, tokens)
         self._stats.recomputed_tokens += len(tokens)
         self._stats.recompute_s += time.perf_counter() - began
@@ -301,7 +303,7 @@ class TransformersEngine:
             self._put_back(found[0], request.session)
         extends = len(slot.cached) < len(request.prompt) and request.prompt[: len(slot.cached)] == slot.cached
         if not extends:
-            slot.cached, slot.stale = [], False
+            self._clear(found[0])
         slot.session = request.session
         return found[0]
 
@@ -313,7 +315,12 @@ class TransformersEngine:
             self._parked[slot.session] = _Parked(slot.cached, block)
             if len(self._parked) > self._parked_max:
                 self._parked.popitem(last=False)
-        slot.cached, slot.stale = [], False
+        self._clear(index)
+
+    def _clear(self, index: int) -> None:
+        """Forget what a slot has cached."""
+        self._slots[index].cached, self._slots[index].stale = [], False
+        self._cache.free(index)
 
     def _put_back(self, index: int, session: str) -> None:
         parked, slot = self._parked.pop(session, None), self._slots[index]
@@ -355,39 +362,34 @@ class TransformersEngine:
 
     def _prefill_chunk(self, index: int, first: int, tokens: list[int]) -> Tensor:
         padded = torch.tensor([tokens + [0] * (self.chunk - len(tokens))])
-        positions = torch.arange(first, first + self.chunk)
-        mask = self._cache.select_one(index, positions)
-        hidden = self._forward(padded, positions[None], mask)
+        hidden = self._forward(padded, self._cache.prefill(index, first, len(tokens), self.chunk))
         return self.model.lm_head(hidden[0, len(tokens) - 1])
 
-    def _forward(self, ids: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
+    def _forward(self, ids: Tensor, pages: Pages) -> Tensor:
         return self.model.model(
             input_ids=ids,
-            position_ids=positions,
-            attention_mask=mask,
+            position_ids=pages.positions,
+            attention_mask=pages.mask,
+            pages=pages,
             past_key_values=self._cache,
             use_cache=True,
         ).last_hidden_state
 
     def _decode_step(self) -> None:
         began = time.perf_counter()
-        active = []
-        for index, slot in enumerate(self._slots):
+        for slot in self._slots:
             if slot.request is not None and slot.request.future.cancelled():
                 slot.request = None
-            if slot.request is not None:
-                active.append(index)
-        if not active:
+        positions = {index: len(slot.cached) for index, slot in enumerate(self._slots) if slot.request is not None}
+        if not positions:
             return
-        ids = torch.zeros(len(self._slots), 1, dtype=torch.long)
-        positions = torch.full((len(self._slots),), self._cache.length - 1)  # where idle slots write
+        active, ids = list(positions), torch.zeros(len(self._slots), 1, dtype=torch.long)
         for index in active:
             slot = self._slots[index]
             assert slot.request is not None
-            ids[index, 0], positions[index] = slot.request.ids[-1], len(slot.cached)
+            ids[index, 0] = slot.request.ids[-1]
             slot.cached.append(slot.request.ids[-1])
-        longest = max(len(self._slots[index].cached) for index in active)
-        hidden = self._forward(ids, positions[:, None], self._cache.select_all(positions, longest))
+        hidden = self._forward(ids, self._cache.decode(positions))
         logits = self.model.lm_head(hidden[:, 0])
         self._take_samples(logits[active], active)
         self._stats.decode_steps += 1
@@ -405,7 +407,7 @@ class TransformersEngine:
             request.versions.append(self.version)
             reason = self._finish_reason(request, token)
             if reason is not None:
-                self._finish(self._slots[index], request, reason)
+                self._finish(index, request, reason)
 
     def _finish_reason(self, request: _Request, token: int) -> FinishReason | None:
         longest = max((len(stop) for stop in request.sampling.stop), default=0)
@@ -418,10 +420,10 @@ class TransformersEngine:
         full = len(request.prompt) + len(request.ids) >= self.context
         return "length" if full or len(request.ids) >= request.sampling.max_tokens else None
 
-    def _finish(self, slot: _Slot, request: _Request, reason: FinishReason) -> None:
-        slot.request = None
-        if not slot.session:
-            slot.cached = []
+    def _finish(self, index: int, request: _Request, reason: FinishReason) -> None:
+        self._slots[index].request = None
+        if not self._slots[index].session:
+            self._clear(index)
         if request.future.set_running_or_notify_cancel():
             request.future.set_result(Completion(request.ids, request.logprobs, request.versions, reason))
 

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from biomni_lib.config import RlConfig
-from biomni_lib.engines.slots import SlotCache
+from biomni_lib.engines.paged_cache import PagedCache
 from biomni_lib.errors import ConfigError
 from biomni_lib.planner import memory, work
 from biomni_lib.planner.shapes import KNOWN, Shape, read_shape
@@ -154,7 +154,7 @@ def test_the_logits_chunk(rows: int) -> None:
 
 def test_the_kv_cache_of_the_engine() -> None:
     """Exact: the engine's cache is allocated for its slots at once."""
-    cache = SlotCache(made(QWEN).config, slots=3, length=256)
+    cache = PagedCache(made(QWEN).config, slots=3, length=256)
     held = sum(t.nbytes for t in (*cache.keys, *cache.values))
     assert held == 3 * 256 * memory.kv_bytes_a_token(QWEN, 4)
 
