@@ -158,7 +158,7 @@ class _Run:
         if gated:
             self._pass_gate()
         rows = trajectory_rows(groups, step)
-        self._save(step, groups, rows)
+        self._write_trajectories(step, groups, rows)
         metrics = rollout_metrics(rows) | learned | {"time/learn": learn_s}
         metrics |= system_metrics(
             report,
@@ -169,6 +169,7 @@ class _Run:
         )
         self.report_before = report
         self.tracker.log(step, metrics)
+        self._checkpoint(step + 1)  # last: a step that a checkpoint counts has its rows and its metrics
         self.bar.set_postfix({short: f"{metrics[name]:.2f}" for name, short in SHOWN.items()})
         return metrics
 
@@ -194,18 +195,18 @@ class _Run:
         state = restore_checkpoint(checkpoint, self.learner, self.identity)
         return float(state["seconds"]), dict(state["scheduler"])
 
-    def _save(self, step: int, groups: Sequence[Group], rows: list[dict[str, Any]]) -> None:
+    def _write_trajectories(self, step: int, groups: Sequence[Group], rows: list[dict[str, Any]]) -> None:
         write_rows(self.out_dir / "trajectories" / f"step-{step:05d}.parquet", rows)
-        done = step + 1
-        if step == 0 or done == self.config.rl.steps:
+        if step == 0 or step + 1 == self.config.rl.steps:
             ledgers = [t for group in groups for t in group.trajectories]
             save_trajectories(self.out_dir / "ledgers" / f"step-{step:05d}.parquet", ledgers)
+
+    def _checkpoint(self, done: int) -> None:
         if done % self.config.rl.checkpoint_every == 0 or done == self.config.rl.steps:
-            state = self.rollouts.scheduler_state()
             save_checkpoint(
                 self.out_dir / "checkpoints",
                 self.learner,
-                scheduler=state,
+                scheduler=self.rollouts.scheduler_state(),
                 seconds=self._seconds(),
                 identity=self.identity,
             )

@@ -23,6 +23,7 @@ from biomni_lib.agent.ledger import load_trajectories
 from biomni_lib.agent.rollout import rollout_seed
 from biomni_lib.config import RunConfig
 from biomni_lib.errors import ConfigError, RunError, TrainingError
+from biomni_lib.rl.checkpoints import save_checkpoint
 from biomni_lib.rl.learner import Learner
 from biomni_lib.rl.recipe import load_recipe
 from biomni_lib.rl.scheduler import Group, instance_at
@@ -135,6 +136,21 @@ def test_a_synchronous_run_repeats_and_a_resumed_one_equals_it(
     )
     assert seen == [2, 3, 4]
     assert_same_run(whole, cut)
+
+
+def test_a_run_cut_right_after_a_checkpoint_keeps_the_metrics_of_every_step(
+    toy_config: Callable[..., RunConfig], model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def save_and_stop(*arguments: Any, **options: Any) -> None:
+        save_checkpoint(*arguments, **options)
+        raise KeyboardInterrupt
+
+    config = toy_config(max_staleness=0)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("biomni_lib.rl.train.save_checkpoint", save_and_stop)
+        train_rl(config, ToyTask().instances("train"), model_dir, tmp_path / "run", world=toy_world)
+    resumed = train_rl(config, ToyTask().instances("train"), model_dir, tmp_path / "run", world=toy_world)
+    assert [row["step"] for row in resumed.metrics] == [0, 1, 2, 3]
 
 
 def test_a_run_with_an_adapter_leaves_a_plain_model_and_a_resumed_one_equals_it(
