@@ -65,8 +65,7 @@ def length_odds(table: pd.DataFrame, *, width_in: float = PAGE_WIDTH_IN) -> Figu
     """Odds ratio of a right answer for a longer one, a panel a reading, a row a model, without and with confounders.
 
     Args:
-        table: `analysis.length_odds`: model, reading, adjusted, odds_ratio, ci_low, ci_high; rows without an estimate
-            stay empty.
+        table: `analysis.length_odds`, those with an estimate: model, reading, adjusted, odds_ratio, ci_low, ci_high.
     Raises: DataError when the table is empty, lacks a column or has no estimate.
     """
     require(table, ["model", "reading", "adjusted", "odds_ratio", "ci_low", "ci_high"], "odds ratios of length")
@@ -84,6 +83,9 @@ def length_odds(table: pd.DataFrame, *, width_in: float = PAGE_WIDTH_IN) -> Figu
         rows_axis(ax, [look(model).label for model in models])
         ax.set_title(words(reading))
         ax.set_xlabel("Odds ratio, 10% longer")
+    limits = [ax.get_xlim() for ax in axes]
+    for ax in axes:
+        ax.set_xlim(min(low for low, _ in limits), max(high for _, high in limits))
     figure.legend(loc="outside upper left", ncols=2, borderpad=0, handletextpad=0.3)
     return figure
 
@@ -104,8 +106,9 @@ def dose_response(table: pd.DataFrame, *, width_in: float = PAGE_WIDTH_IN) -> Fi
     figure, axes = panels(2 * len(units), width_in, 1.75, per_row=per_row)
     places = [(said, unit) for said in DOSED for unit in units]
     for ax, (said, unit) in zip(axes, places, strict=True):
-        for model in models:
-            _dose_line(ax, table[(table["unit"] == unit) & (table["model"] == model)], DOSED[said], model)
+        for number, model in enumerate(models):
+            shift = (number - (len(models) - 1) / 2) * 0.1
+            _dose_line(ax, table[(table["unit"] == unit) & (table["model"] == model)], DOSED[said], model, shift)
         sizes = sorted(table.loc[table["unit"] == unit, "budget"].dropna().unique())
         ax.set_xticks(range(len(sizes) + 1), [*(f"{size:g}" for size in sizes), "none"])
         ax.set_xlim(-0.4, len(sizes) + 0.4)
@@ -120,10 +123,10 @@ def dose_response(table: pd.DataFrame, *, width_in: float = PAGE_WIDTH_IN) -> Fi
     return figure
 
 
-def _dose_line(ax: Axes, rows: pd.DataFrame, columns: tuple[str, str, str], model: str) -> None:
+def _dose_line(ax: Axes, rows: pd.DataFrame, columns: tuple[str, str, str], model: str, shift: float) -> None:
     """Values by budget, joined by a line; the one without a budget last and unjoined."""
     rows = rows.sort_values("budget", na_position="last")
-    x = np.arange(len(rows))
+    x = np.arange(len(rows)) + shift
     values, low, high = (rows[name].to_numpy(dtype=float) for name in columns)
     bars = np.clip([values - low, high - values], 0, None)
     _, colour, marker = look(model)

@@ -227,11 +227,17 @@ def training_drawing(config: RunConfig) -> Drawing:
 
 
 def odds_drawing(table: pd.DataFrame) -> Drawing:
-    """The three readings of length against score. Args: table, as `length_odds` gives it."""
+    """The three readings of length against score, as far as they have an estimate.
+
+    Args:
+        table: as `length_odds` gives it.
+    Raises: DataError when no reading has one.
+    """
+    known = table.dropna(subset=["odds_ratio"])
     said = "Odds ratio of a right answer for one 10% longer, by what is held fixed"
-    note = "A reading without an estimate is empty; associations, not effects"
+    note = "Associations, not effects; what has no estimate is not drawn"
     wald = "95% Wald intervals, clustered by instance"
-    return Drawing.make("length-odds", figures.length_odds, table, said, interval=wald, note=note)
+    return Drawing.make("length-odds", figures.length_odds, known, said, interval=wald, note=note)
 
 
 def dose_drawing(table: pd.DataFrame) -> Drawing:

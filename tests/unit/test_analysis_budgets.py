@@ -89,7 +89,9 @@ def test_what_is_missing_or_mixed_is_named():
         dose_response(FREE)
     with pytest.raises(DataError, match="no column told"):
         dose_response(pd.concat([FREE, ONE_TURN]).drop(columns="told"))
-    with pytest.raises(DataError, match="rl: 5 answers under 1 turns and 4 without a budget are not to the same questio"):
+    with pytest.raises(
+        DataError, match="rl: 5 answers under 1 turns and 4 without a budget are not to the same questio"
+    ):
         budget_effects(pd.concat([FREE.head(4), ONE_TURN]))
     with pytest.raises(DataError, match="sft: 5 answers under 1 turns and 0 without a budget"):
         dose_response(pd.concat([FREE, ONE_TURN, ONE_TURN.assign(model="sft")]))

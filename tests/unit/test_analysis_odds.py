@@ -36,7 +36,7 @@ def by_reading(table, adjusted=False):
 
 
 def confounded(rng, *, effect, questions=300, samples=6):
-    """Hard questions get long answers: length and correctness share a cause that is seen nowhere but in the question."""
+    """Hard questions get long answers: length and correctness share a cause that only the question holds."""
     hard = rng.normal(0, 1, questions)
     instance = np.repeat(np.arange(questions), samples)
     log2_length = 0.8 * hard[instance] + rng.normal(0, 0.7, len(instance))

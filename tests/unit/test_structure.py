@@ -4,12 +4,16 @@ import numpy as np
 import pytest
 
 from biomni_lib.agent.ledger import Trajectory, Turn
+from biomni_lib.agent.protocol import parse_turn
 from biomni_lib.agent.structure import Call, count_structure, thinking_tokens, tool_calls_in
 from biomni_lib.engines.scripted import Conversation
 from biomni_lib.sft.teacher import strategy_script
-from biomni_lib.agent.protocol import parse_turn
 from tests.acting_toy import renderer
-from tests.toy_patients import PROMPT
+
+PROMPT = (
+    "Task: diagnose.\nPhenotypes: HP:0001250, HP:0004322, HP:0000407\nExcluded phenotypes: HP:0001369\n"
+    'Candidate genes: ENSG00000157764, ENSG00000141510\nOutput format: {"disease_name": ..., "OMIM_ID": ...}'
+)
 
 
 def blocks(*codes: str) -> list[Turn]:
@@ -29,7 +33,14 @@ def test_calls_are_those_of_tools_by_name_in_the_order_of_the_text():
         Call("diseases_of_gene", "diseases_of_gene('G')"),
         Call("contradictions", "contradictions(e, d)"),
     ]
-    for nothing in ("print(1)", "lake.match_score(t)", "# match_score(t, o)", "'match_score(t, o)'", "def broken(:", ""):
+    for nothing in (
+        "print(1)",
+        "lake.match_score(t)",
+        "# match_score(t, o)",
+        "'match_score(t, o)'",
+        "def broken(:",
+        "",
+    ):
         assert tool_calls_in(nothing) == []
     assert tool_calls_in("#!BASH\nls | wc -l") == []
 
