@@ -83,7 +83,7 @@ def _fitted(rows: pd.DataFrame, held: list[str], length: str, reading: str) -> d
     x = np.column_stack([(log_length - log_length.mean()) / spread, rows[held].to_numpy(dtype=float)])
     estimate, error = _conditional(rows, x) if reading == "within instance" else _plain(rows, x, reading)
     if not np.isfinite([estimate, error]).all() or max(abs(estimate), error) > COEFFICIENT_MAX:
-        return _missing("length separates right from wrong, or the sample is too small") | counts
+        return _missing("right and wrong are separated, or the sample is too small") | counts
     bounds = np.array([estimate, estimate - Z_95 * error, estimate + Z_95 * error]) * np.log(PER) / spread
     return dict(zip(("odds_ratio", "ci_low", "ci_high"), np.exp(bounds), strict=True)) | counts | {"why": ""}
 
@@ -116,7 +116,7 @@ def _first(fit: Callable[[], Any]) -> tuple[float, float]:
             warnings.simplefilter("ignore")  # overflow and no convergence: seen in the error, which is then too large
             fitted = fit()
         return float(fitted.params[0]), float(fitted.bse[0])
-    except np.linalg.LinAlgError:
+    except (np.linalg.LinAlgError, ValueError):  # statsmodels' words for a Hessian that cannot be inverted
         return np.nan, np.nan
 
 

@@ -125,10 +125,21 @@ def test_a_reading_without_an_estimate_says_why():
     separated = answers(x, (x > 0).astype(float), np.repeat(np.arange(20), 3), rng=rng)
     equal = separated.assign(tokens=100)
     wrong = separated.assign(correctness=0.0)
-    for rows, why in ((separated, "separates"), (equal, "equally long"), (wrong, "no right beside a wrong answer")):
+    for rows, why in ((separated, "are separated"), (equal, "equally long"), (wrong, "no right beside a wrong answer")):
         table = length_odds(rows)
         assert table["why"].str.contains(why).all(), why
         assert table[["odds_ratio", "ci_low", "ci_high"]].isna().all(axis=None)
+
+
+def test_a_confounder_that_separates_within_questions_leaves_no_estimate_and_no_traceback():
+    """Where a question has both, its malformed answers are the wrong ones; elsewhere malformed ones are right too."""
+    rng = np.random.default_rng(8)
+    malformed = np.array([0, 1] * 12)
+    rows = answers(rng.normal(0, 1, 24), np.zeros(24), np.repeat(np.arange(12), 2), rng=rng)
+    mixed = np.arange(24) < 12
+    rows = rows.assign(format=1.0 - malformed, correctness=np.where(mixed & (malformed == 1), 0.0, 1.0))
+    held = by_reading(length_odds(rows), adjusted=True).loc["within instance"]
+    assert np.isnan(held["odds_ratio"]) and "separated" in held["why"]
 
 
 def test_seeds_are_counted_from_the_rows():
