@@ -30,6 +30,7 @@ from biomni_lib.settings import (
     EngineConfig,
     EnvironmentConfig,
     EvaluateConfig,
+    LengthConfig,
     ModelConfig,
     PlacementConfig,
     PretrainingConfig,
@@ -71,6 +72,7 @@ __all__ = [
     "EnvironmentConfig",
     "EvaluateConfig",
     "IGNORED",
+    "LengthConfig",
     "ModelConfig",
     "PRESETS_DIR",
     "PlacementConfig",
@@ -120,6 +122,7 @@ class RunConfig(Section):
     sft: SftConfig = Field(SftConfig(), description="Supervised fine-tuning.")
     rl: RlConfig = Field(default_factory=RlConfig, description="Reinforcement learning.")
     evaluate: EvaluateConfig = Field(EvaluateConfig(), description="Evaluation.")
+    length: LengthConfig = Field(default_factory=LengthConfig, description="Answers under budgets.")
     scheduling: SchedulingConfig = Field(SchedulingConfig(), description="Simulated runs.")
     ablations: AblationsConfig = Field(AblationsConfig(), description="Runs that leave one thing out.")
     tracking: TrackingConfig = Field(TrackingConfig(), description="Metrics.")

@@ -36,7 +36,7 @@ STAGE_SETTINGS: dict[str, tuple[str, ...]] = {
     "sft": _SFT,
     "rl": _RL,
     "evaluate": _EVALUATE,
-    "length_vs_score": _EVALUATE,
+    "length_vs_score": (*_EVALUATE, "length"),
     "scheduling": (*_RL, "scheduling"),
 }
 """The settings that a stage and the stages before it use; a change of any other leaves the stage done."""

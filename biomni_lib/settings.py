@@ -4,7 +4,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 from biomni_lib.errors import ConfigError
 
@@ -386,6 +386,27 @@ class EvaluateConfig(Section):
     samples: int = Field(1, ge=1, description="Trajectories per instance.")
     temperature: float = Field(0.6, ge=0, description="Sampling temperature; 0 is greedy.")
     bootstrap: int = Field(2000, ge=10, description="Resamples behind each interval.")
+
+
+class LengthConfig(Section):
+    """The experiment of notebook 05: the same instances answered under budgets."""
+
+    instances: int = Field(
+        40,
+        ge=1,
+        description="Held-out instances per task that are answered under each budget, if as many are evaluated.",
+    )
+    turns: tuple[PositiveInt, ...] = Field(
+        (1, 2, 3), description="Budgets of turns; after each the agent is told to answer and has one turn more."
+    )
+    tokens: tuple[PositiveInt, ...] = Field(
+        (64, 128, 192), description="Budgets of tokens that the model writes; the same follows."
+    )
+
+    @model_validator(mode="after")
+    def _some(self) -> Self:
+        require(bool(self.turns or self.tokens), "length.turns = ()", "name a budget there or in length.tokens")
+        return self
 
 
 class SchedulingConfig(Section):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import sys
 import time
 from collections.abc import Callable
 from typing import Protocol
@@ -48,6 +49,23 @@ class ToolEnvironment(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
+class Budget:
+    """How much an agent may write until it has to answer; None leaves a measure free.
+
+    Used up without an answer, one observation says so (`ANSWER_NOW`) and exactly one more turn is taken. A block of
+    code that was complete by then is run, and its output stands below the notice; a turn in which the tokens ran out
+    is cut there. The last turn has the agent's own limits and no code of it is run.
+    """
+
+    turns: int | None = None
+    tokens: int | None = None
+
+
+ANSWER_NOW = "The budget is used up. Answer now in <solution></solution>."
+"""The notice. It comes before any output, so that what the agent copies stands where it always does."""
+
+
+@dataclasses.dataclass(frozen=True)
 class RolloutSettings:
     """What a rollout needs beside its engine and its sandbox."""
 
@@ -62,6 +80,8 @@ class RolloutSettings:
 
     The limit of a block of code stays, since an endless loop has to end: a block that comes near it may differ.
     """
+    budget: Budget | None = None
+    """For experiments on length; an agent without one is told nothing."""
 
 
 def rollout_seed(seed: int, *path: int) -> int:
@@ -118,6 +138,7 @@ class _Rollout:
         self.renderer, self.settings, self.seed = renderer, settings, seed
         self.key = f"{trajectory.task}/{trajectory.instance_id}/{trajectory.sample}/{seed}"
         self.session: ToolSession | None = None
+        self.told = False
 
     async def converse(self) -> None:
         """Take turns until one of them sets the ending."""
@@ -130,17 +151,29 @@ class _Rollout:
 
     async def _take_turn(self, number: int) -> None:
         turn, reason = await self._assistant_turn(number)
+        last = self.told or number + 1 == self.settings.agent.max_turns
         if turn is None:
             self.trajectory.ending = "token_limit"
         elif turn.kind == "solution":
             self.trajectory.answer = parse_turn(turn.text).content
             self.trajectory.ending = "solved"
+        elif not last and self._budget_used_up(turn, reason):
+            self.told = True
+            await self._observe(turn, ANSWER_NOW)
         elif turn.kind == "none":
             self.trajectory.ending = _ending_without_block(turn.text, reason)
-        elif number + 1 == self.settings.agent.max_turns:
+        elif last:
             self.trajectory.ending = "turn_limit"
         else:
-            await self._run_code(turn)
+            await self._observe(turn)
+
+    def _budget_used_up(self, turn: Turn, reason: str) -> bool:
+        """Whether the budget ends here; a turn that ended by itself without a block ends the rollout instead."""
+        budget, written = self.settings.budget or Budget(), self.trajectory.response_tokens
+        out_of_tokens = budget.tokens is not None and written >= budget.tokens
+        if turn.kind == "none":
+            return out_of_tokens and reason == "length"
+        return out_of_tokens or (budget.turns is not None and len(self.trajectory.turns) >= budget.turns)
 
     async def _assistant_turn(self, number: int) -> tuple[Turn | None, str]:
         """Sample one turn into the ledger; None when the context has no room for a token."""
@@ -148,9 +181,10 @@ class _Rollout:
         room = agent.max_tokens - start
         if room <= 0:
             return None, "length"
-        budget = min(agent.max_turn_tokens, room)
+        room = min(room, self._tokens_left())
+        most = min(agent.max_turn_tokens, room)
         sampling = Sampling(
-            self.settings.temperature, self.settings.top_p, budget, STOPS, rollout_seed(self.seed, number)
+            self.settings.temperature, self.settings.top_p, most, STOPS, rollout_seed(self.seed, number)
         )
         began = time.monotonic()
         prompt = self.trajectory.token_ids.tolist()
@@ -165,6 +199,13 @@ class _Rollout:
         self.trajectory.turns.append(turn)
         return turn, reason
 
+    def _tokens_left(self) -> int:
+        """Tokens until the budget is used up; those of an agent without one, or in its last turn, are not counted."""
+        budget = self.settings.budget
+        if budget is None or budget.tokens is None or self.told:
+            return sys.maxsize
+        return budget.tokens - self.trajectory.response_tokens
+
     def _encode(self, completion: Completion, room: int) -> tuple[list[int], str, str]:
         """Ids, text and finish reason; what an engine without token ids wrote is cut where the trajectory is full."""
         if completion.text is None:
@@ -175,13 +216,18 @@ class _Rollout:
             return ids, completion.text, completion.finish_reason
         return ids[:room], self.renderer.decode(ids[:room]), "length"
 
-    async def _run_code(self, turn: Turn) -> None:
+    async def _observe(self, turn: Turn, notice: str = "") -> None:
+        """Run the turn's code, if it has any, and let the agent read its output below the notice."""
+        output = await self._run_code(turn) if turn.kind == "execute" else ""
+        turn.observation = "\n".join(part for part in (notice, output) if part)
+        self.trajectory.append(self.renderer.observation(turn.observation), sampled=False)
+
+    async def _run_code(self, turn: Turn) -> str:
         if self.session is None:
             self.session = await self.sandbox.open(self.seed)
         result = await self.session.execute(turn.code, self.settings.execute_timeout_s)
         turn.tool_s, turn.queue_s, turn.start_s = result.seconds, result.queue_s, result.start_s
-        turn.observation = cut_observation(result.text, self.settings.agent.observation_chars)
-        self.trajectory.append(self.renderer.observation(turn.observation), sampled=False)
+        return cut_observation(result.text, self.settings.agent.observation_chars)
 
     async def close(self) -> None:
         """Give back the session and the engine's place."""

@@ -6,14 +6,17 @@ samples of one instance are never counted as independent.
 
 from biomni_lib.analysis.article import article_scores, tasks_against_models
 from biomni_lib.analysis.bootstrap import bootstrap_mean, compare_models, paired_difference
+from biomni_lib.analysis.budgets import budget_effects, dose_response
 from biomni_lib.analysis.length import (
     TRUNCATED,
     across_strata,
     association,
     binned_curve,
+    outcome_by_level,
     over_training,
     within_instance,
 )
+from biomni_lib.analysis.odds import length_odds
 from biomni_lib.analysis.seeds import difference_by_seed, seed_table
 from biomni_lib.analysis.strategies import acceptance_intervals
 from biomni_lib.analysis.summary import score_table, summarize
@@ -27,9 +30,13 @@ __all__ = [
     "association",
     "binned_curve",
     "bootstrap_mean",
+    "budget_effects",
     "check_targets",
     "compare_models",
     "difference_by_seed",
+    "dose_response",
+    "length_odds",
+    "outcome_by_level",
     "over_training",
     "paired_difference",
     "score_table",

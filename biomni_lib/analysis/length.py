@@ -8,6 +8,9 @@ the endings in `TRUNCATED`. On the `cpu` preset they also carry the design of th
 learned from.
 """
 
+import itertools
+from collections.abc import Iterable
+
 import numpy as np
 import pandas as pd
 from scipy import stats
@@ -21,6 +24,7 @@ TRUNCATED = ("turn_limit", "token_limit", "timeout")
 """Endings of trajectories that a limit cut off."""
 LENGTHS = ("tokens", "turns")
 STEPS_MIN = 4
+LEVEL_MAX = 3
 
 
 def association(
@@ -237,6 +241,37 @@ def binned_curve(
                     "truncated": of_bin["ending"].isin(TRUNCATED).mean() if "ending" in of_bin else np.nan,
                     "instances": of_bin["instance_id"].nunique(),
                     "samples": len(of_bin),
+                }
+            )
+    return pd.DataFrame(found)
+
+
+def outcome_by_level(
+    rows: pd.DataFrame, features: Iterable[str], outcome: str = "correctness", *, draws: int = 2000, seed: int = 0
+) -> pd.DataFrame:
+    """Mean outcome of answers that have none, one, two, … of a feature, by model, with intervals over instances.
+
+    Args:
+        features: columns with counts; `LEVEL_MAX` and more are one level.
+    Returns: model, feature, level (text), outcome, ci_low, ci_high, instances, samples.
+    Raises: DataError when rows are empty or a column is missing.
+    """
+    names = list(features)
+    require(rows, [*INSTANCE, "model", outcome, *names], "rows for the structure of answers")
+    found = []
+    for name, (model, part) in itertools.product(names, rows.groupby("model", sort=False)):
+        for level, of_level in part.groupby(part[name].clip(upper=LEVEL_MAX)):
+            estimate = bootstrap_mean(of_level, outcome, draws=draws, seed=seed)
+            found.append(
+                {
+                    "model": model,
+                    "feature": name,
+                    "level": f"{level}{' or more' if level == LEVEL_MAX else ''}",
+                    "outcome": estimate.mean,
+                    "ci_low": estimate.low,
+                    "ci_high": estimate.high,
+                    "instances": len(of_level[INSTANCE].drop_duplicates()),
+                    "samples": len(of_level),
                 }
             )
     return pd.DataFrame(found)

@@ -5,7 +5,7 @@ and never returns an empty plot. Tables come from `biomni_lib.analysis` and from
 """
 
 from biomni_lib.figures.ablations import ablation_curves, ablation_scores
-from biomni_lib.figures.length import length_vs_score
+from biomni_lib.figures.length import dose_response, length_odds, length_vs_score
 from biomni_lib.figures.saving import caption, save_figure
 from biomni_lib.figures.scheduling import idle_by_mode, scaling, staleness_by_mode, throughput, timeline
 from biomni_lib.figures.scores import acceptance_by_strategy, headline, score_by_task, seed_differences
@@ -19,10 +19,12 @@ __all__ = [
     "ablation_scores",
     "acceptance_by_strategy",
     "caption",
+    "dose_response",
     "headline",
     "idle_by_mode",
     "idle_time",
     "learning_curves",
+    "length_odds",
     "length_vs_score",
     "loss_curve",
     "response_length",

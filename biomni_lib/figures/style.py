@@ -90,6 +90,8 @@ MODELS = {
     "teacher": Look("Scripted teacher", GREEN, "D"),
     "teacher_best": Look("Teacher's best strategy", GREEN, "P"),
     "sft_best": Look("SFT on best strategy", SKY, "v"),
+    "teacher, sampling": Look("Teacher, sampling", GREEN, "D"),
+    "rl, training": Look("RL, training", VERMILION, "o"),
 }
 
 

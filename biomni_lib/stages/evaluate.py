@@ -5,6 +5,7 @@ answers repeat on one machine and its scores stay within their interval elsewher
 """
 
 import asyncio
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from biomni_lib import evaluate, figures
 from biomni_lib.agent.chat import ChatRenderer
 from biomni_lib.agent.ledger import Trajectory
 from biomni_lib.agent.prompt import system_prompts
-from biomni_lib.agent.rollout import RolloutSettings, rollout
+from biomni_lib.agent.rollout import Budget, RolloutSettings, rollout
 from biomni_lib.analysis import difference_by_seed, score_table, summarize
 from biomni_lib.config import RunConfig
 from biomni_lib.engines.scripted import ScriptedEngine
@@ -77,7 +78,7 @@ async def evaluate_teacher(
         return trajectory
 
     decides = [*teacher.SOURCES, run.paths.sft_model / "tokenizer.json"]
-    return await _evaluate(run, model, lambda: one, instances, _key(run.config, decides, str(dict(mix))))
+    return await evaluate_part(run, model, lambda: one, instances, _key(run.config, decides, str(dict(mix))))
 
 
 async def evaluate_model(
@@ -89,13 +90,18 @@ async def evaluate_model(
         model: its name in the rows. model_dir: its folder, with its tokenizer.
     Raises: DataError when the folder has no model.
     """
-    if not (model_dir / "config.json").is_file():
-        raise DataError(f"{model_dir}: no model {model}; run the notebooks before this one (make notebooks)")
     opened = OpenModel(run.config, model_dir, sandbox)
     try:
-        return await _evaluate(run, model, opened.rollout, instances, _key(run.config, [model_dir]))
+        return await evaluate_part(run, model, opened.rollout, instances, model_key(run.config, model, model_dir))
     finally:
         await opened.close()
+
+
+def model_key(config: RunConfig, model: str, model_dir: Path) -> str:
+    """What decides a model's answers: settings, instances, weights. Raises: DataError when the folder has no model."""
+    if not (model_dir / "config.json").is_file():
+        raise DataError(f"{model_dir}: no model {model}; run the notebooks before this one (make notebooks)")
+    return _key(config, [model_dir])
 
 
 def finish(run: StageRun, rows: pd.DataFrame) -> Manifest:
@@ -163,20 +169,22 @@ def draw(config: RunConfig) -> dict[str, Drawing]:
 
 
 class OpenModel:
-    """A model in an engine, opened at the first rollout: rows that are there already cost nothing."""
+    """A model in an engine, opened when rollouts are first asked for: rows that are there already cost nothing."""
 
     def __init__(self, config: RunConfig, model_dir: Path, sandbox: Environment) -> None:
         self.config, self.model_dir, self.sandbox = config, model_dir, sandbox
         self.engine: Any = None
 
-    def rollout(self) -> evaluate.RolloutFn:
-        import torch
+    def rollout(self, budget: Budget | None = None) -> evaluate.RolloutFn:
+        """What rolls the model out, under a budget if one is given."""
+        if self.engine is None:
+            import torch
 
-        from biomni_lib.engines.local import load_engine
+            from biomni_lib.engines.local import load_engine
 
-        torch.set_num_threads(self.config.engine.threads)
-        self.engine = load_engine(self.config, self.model_dir)
-        settings = evaluation_settings(self.config)
+            torch.set_num_threads(self.config.engine.threads)
+            self.engine = load_engine(self.config, self.model_dir)
+        settings = dataclasses.replace(evaluation_settings(self.config), budget=budget)
 
         async def one(instance: Instance, sample: int, seed: int) -> Trajectory:
             return await rollout(
@@ -190,15 +198,21 @@ class OpenModel:
             await self.engine.close()
 
 
-async def _evaluate(
+async def evaluate_part(
     run: StageRun,
     model: str,
     open_rollout: Callable[[], evaluate.RolloutFn],
     instances: Sequence[Instance],
     key: str,
+    folder: Path | None = None,
 ) -> pd.DataFrame:
-    """Rows of a model: those that are there under the same key, or new ones."""
-    part = evaluate.rows_file(run.paths.evaluate, model)
+    """Rows of a model: those that are there under the same key, or new ones.
+
+    Args:
+        folder: where they lie; the run's evaluation when None.
+    """
+    folder = folder or run.paths.evaluate
+    part = evaluate.rows_file(folder, model)
     if run.has(part, key):
         return evaluate.read_rows(part)
     with run.making(part, key):
@@ -207,7 +221,7 @@ async def _evaluate(
             open_rollout(),
             instances,
             run.config,
-            run.paths.evaluate,
+            folder,
             key=key,
             progress=lambda name, done, total: run.say(f"evaluate {name}: {done}/{total} rollouts"),
         )

@@ -1,8 +1,8 @@
-"""Stage 5: does a longer response go with a better score? The tables behind notebook 05, from what is there already.
+"""Stage 5: does a longer response go with a better score, and does it help? The tables behind notebook 05.
 
-Nothing is rolled out here. Held-out answers give the reading within a task; the teacher's samples and the groups of
-RL, which hold several answers to one question, the reading within an instance; the metrics of RL that over training.
-Heuristics write no tokens and are left out.
+Held-out answers give the reading within a task; the teacher's samples and the groups of RL, which hold several answers
+to one question, the reading within an instance; the metrics of RL that over training. The experiment on budgets
+(`stages.budgets`) is the only part that rolls anything out.
 """
 
 from collections.abc import Mapping
@@ -10,17 +10,18 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from biomni_lib import figures
+from biomni_lib.agent.structure import FEATURES
 from biomni_lib.analysis import (
-    TRUNCATED,
     across_strata,
     association,
     binned_curve,
+    budget_effects,
     compare_models,
+    dose_response,
+    length_odds,
+    outcome_by_level,
     over_training,
     within_instance,
 )
@@ -28,13 +29,25 @@ from biomni_lib.analysis.length import LENGTHS
 from biomni_lib.config import RunConfig
 from biomni_lib.errors import DataError
 from biomni_lib.provenance import Manifest, atomic_write
+from biomni_lib.stages import budgets
 from biomni_lib.stages.drawings import Drawing, save_drawings
-from biomni_lib.stages.evaluate import evaluated_rows
+from biomni_lib.stages.length_rows import (
+    READ_FOR_LENGTH,
+    answered_rows,
+    modelled_rows,
+    phase_rows,
+    repeated_rows,
+    structured_rows,
+    teacher_rows,
+    without_truncated,
+)
 from biomni_lib.stages.paths import paths
-from biomni_lib.stages.rl import metrics_table, trained_rows
+from biomni_lib.stages.rl import metrics_table
 from biomni_lib.stages.stage import StageRun
 
 STAGE = "length_vs_score"
+COUNTED = FEATURES[1:]
+"""The parts of an answer that are counted one by one."""
 READINGS = (
     "within-task",
     "within-task-not-truncated",
@@ -42,57 +55,17 @@ READINGS = (
     "over-strategies",
     "over-turns",
     "within-instance",
+    "length-odds",
+    "over-phases",
+    "structure",
+    "structure-rank",
+    "structure-within-instance",
     "rl-minus-sft",
     "over-training",
+    "dose-response",
+    "budget-effects",
 )
 """The stage's tables."""
-READ = ["task", "instance_id", "sample", "strategy", "loss_mask", "turns", "ending", "correctness"]
-
-
-def answered_rows(config: RunConfig) -> pd.DataFrame:
-    """Held-out rows of everything that writes tokens: models and teacher, not heuristics.
-
-    Raises: RunError when the evaluation has not finished.
-    """
-    rows = evaluated_rows(config)
-    return rows[rows["format"].notna()].reset_index(drop=True)
-
-
-def repeated_rows(config: RunConfig) -> pd.DataFrame:
-    """Several answers to the same training questions: the teacher's samples, and the groups of RL.
-
-    Returns: task, instance_id, sample, model (`teacher, sampling` and `rl, training`), tokens, turns, ending,
-        correctness. In RL the policy moves, but the answers of one group come from nearly the same weights.
-    Raises: DataError when a stage before has not run.
-    """
-    trained = trained_rows(config).assign(model="rl, training")
-    sampled = teacher_rows(config)
-    columns = ["task", "instance_id", "sample", "model", "tokens", "turns", "ending", "correctness"]
-    return pd.concat([sampled[columns], trained[columns]], ignore_index=True)
-
-
-def teacher_rows(config: RunConfig) -> pd.DataFrame:
-    """Every trajectory that the teacher sampled, one row each, without its tokens.
-
-    Returns: task, instance_id, sample, model (`teacher, sampling`), strategy, ending, correctness, tokens (that it
-        wrote), turns.
-    Raises: DataError when there are none.
-    """
-    path = paths(config).teacher
-    try:
-        table = pq.read_table(path, columns=READ)
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(
-            f"{path} cannot be read ({type(error).__name__}); run notebook 02_rejection_sampled_sft"
-        ) from None
-    rows = table.drop(["loss_mask", "turns"]).to_pandas()
-    turns = pc.list_value_length(table["turns"]).to_numpy()
-    return rows.assign(model="teacher, sampling", tokens=_true_counts(table["loss_mask"]), turns=turns)
-
-
-def without_truncated(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows that no limit cut off."""
-    return rows[~rows["ending"].isin(TRUNCATED)]
 
 
 def within_task(rows: pd.DataFrame, *, draws: int, seed: int) -> pd.DataFrame:
@@ -128,19 +101,49 @@ def by_turns(rows: pd.DataFrame, *, draws: int, seed: int) -> pd.DataFrame:
     return _by_task(rows, "turns", draws, seed)
 
 
-def tables(config: RunConfig) -> dict[str, pd.DataFrame]:
-    """Every reading by name, as notebook 05 shows them one by one."""
-    rows, repeated = answered_rows(config), repeated_rows(config)
+def over_phases(rows: pd.DataFrame) -> pd.DataFrame:
+    """The odds of length within an instance, early and late in training; `rows` as `phase_rows` gives them."""
+    odds = length_odds(rows)
+    return odds[odds["reading"] == "within instance"].reset_index(drop=True)
+
+
+def structure_rank(rows: pd.DataFrame, *, draws: int, seed: int) -> pd.DataFrame:
+    """Rank correlation of correctness with each of `FEATURES`, by task and model; rows as of `structured_rows`."""
+    parts = [association(rows, feature, draws=draws, seed=seed) for feature in FEATURES]
+    return pd.concat(parts, ignore_index=True).query("measure == 'spearman'").reset_index(drop=True)
+
+
+def structure_within(rows: pd.DataFrame, *, draws: int, seed: int) -> pd.DataFrame:
+    """How many more evidence steps, verifications and repeated calls right answers have than wrong ones to the same."""
+    parts = [within_instance(rows, feature, draws=draws, seed=seed) for feature in FEATURES[2:]]
+    return pd.concat(parts, ignore_index=True)
+
+
+def tables(config: RunConfig, budget_rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Every reading by name, as notebook 05 shows them one by one.
+
+    Args:
+        budget_rows: as `budgets.budget_rows` gives them.
+    """
+    rows, repeated, taught = answered_rows(config), repeated_rows(config), teacher_rows(config)
+    structured = structured_rows(config)
     draws: dict[str, Any] = {"draws": config.evaluate.bootstrap, "seed": config.seed}
     return {
         "within-task": within_task(rows, **draws),
         "within-task-not-truncated": within_task(without_truncated(rows), **draws),
         "over-tasks": across_strata(rows, **draws),
-        "over-strategies": by_strategy(teacher_rows(config), **draws),
+        "over-strategies": by_strategy(taught, **draws),
         "over-turns": by_turns(rows, **draws),
         "within-instance": within_instance(repeated, **draws),
+        "length-odds": length_odds(modelled_rows(config)),
+        "over-phases": over_phases(phase_rows(config)),
+        "structure": outcome_by_level(structured, COUNTED, **draws),
+        "structure-rank": structure_rank(structured, **draws),
+        "structure-within-instance": structure_within(taught, **draws),
         "rl-minus-sft": rl_minus_sft(rows, **draws),
         "over-training": over_training(metrics_table(config), "response/tokens", "reward/correctness"),
+        "dose-response": dose_response(budget_rows, **draws),
+        "budget-effects": budget_effects(budget_rows, **draws),
     }
 
 
@@ -152,21 +155,45 @@ def finish(run: StageRun, found: Mapping[str, pd.DataFrame]) -> Manifest:
     Raises: DataError when a reading is missing.
     """
     p = run.paths
+    save(run.config, found)
+    within, effects = found["within-task"], found["budget-effects"]
+    chosen = within[(within["measure"] == "spearman") & within["model"].isin(["sft", "rl"])]
+    together = effects[effects["task"] == "all"]
+    results = {
+        "spearman of length and correctness": {
+            f"{row.length}, {row.model}, {row.task}": _or_none(row.estimate) for row in chosen.itertuples()
+        },
+        "right answers under a budget minus without": {
+            f"{row.model}, {row.budget:g} {row.unit}": _or_none(row.difference) for row in together.itertuples()
+        },
+    }
+    models = [p.instances("heldout"), p.sft_model, p.rl_model]
+    read = [p.evaluate, p.teacher, p.rl_metrics, p.rl / "trajectories", *models]
+    return run.finish(inputs=read, outputs=[p.length], results=results)
+
+
+def save(config: RunConfig, found: Mapping[str, pd.DataFrame]) -> None:
+    """Write the readings as CSV, one each. Raises: DataError when one of `READINGS` is missing."""
     if missing := set(READINGS) - set(found):
         raise DataError(f"length against score: no table {', '.join(sorted(missing))}; make it before finishing")
     for name, table in found.items():
-        atomic_write(p.length / f"{name}.csv", table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
-    within = found["within-task"]
-    chosen = within[(within["measure"] == "spearman") & within["model"].isin(["sft", "rl"])]
-    results = {f"{row.length}, {row.model}, {row.task}": _or_none(row.estimate) for row in chosen.itertuples()}
-    read = [p.evaluate, p.teacher, p.rl_metrics, p.rl / "trajectories"]
-    return run.finish(inputs=read, outputs=[p.length], results={"spearman of length and correctness": results})
+        text = table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+        atomic_write(paths(config).length / f"{name}.csv", text)
+
+
+def read(config: RunConfig, name: str) -> pd.DataFrame:
+    """A saved reading. Raises: DataError when it is not there."""
+    path = paths(config).length / f"{name}.csv"
+    if name not in READINGS or not path.is_file():
+        raise DataError(f"{path}: no such reading was saved; run notebook 05_length_vs_score")
+    return pd.read_csv(path)
 
 
 def run(config: RunConfig) -> dict[str, pd.DataFrame]:
     """What notebook 05 does, without its story. Returns: every reading by name."""
     stage = StageRun(config, STAGE)
-    found = tables(config)
+    found = tables(config, budgets.answer(stage))
+    save(config, found)
     draw(config)
     finish(stage, found)
     return found
@@ -174,19 +201,57 @@ def run(config: RunConfig) -> dict[str, pd.DataFrame]:
 
 def drawings(config: RunConfig) -> list[Drawing]:
     """The stage's figures, from the tables on disk."""
-    curve = binned_curve(answered_rows(config), draws=config.evaluate.bootstrap, seed=config.seed)
-    curve = curve[curve["model"].isin(["sft", "rl", "teacher"])]
-    metrics = metrics_table(config)
-    bins = "Bins of equal counts; truncated answers included"
-    steps = "Each point is the mean over the batch of one learner step"
     return [
-        Drawing.make("length-vs-score", figures.length_vs_score, curve, "Correctness by length of response", note=bins),
-        Drawing.make("response-length", figures.response_length, metrics, "Response length during RL", note=steps),
+        curve_drawing(config),
+        odds_drawing(read(config, "length-odds")),
+        training_drawing(config),
+        dose_drawing(read(config, "dose-response")),
     ]
 
 
+def curve_drawing(config: RunConfig) -> Drawing:
+    """Correctness in bins of length, of the held-out answers. Raises: RunError when nothing was evaluated."""
+    curve = binned_curve(answered_rows(config), draws=config.evaluate.bootstrap, seed=config.seed)
+    curve = curve[curve["model"].isin(READ_FOR_LENGTH)]
+    bins = "Bins of equal counts; truncated answers included"
+    return Drawing.make(
+        "length-vs-score", figures.length_vs_score, curve, "Correctness by length of response", note=bins
+    )
+
+
+def training_drawing(config: RunConfig) -> Drawing:
+    """Length over the steps of RL. Raises: DataError when RL has not run."""
+    steps = "Each point is the mean over the batch of one learner step"
+    table = metrics_table(config)
+    return Drawing.make("response-length", figures.response_length, table, "Response length during RL", note=steps)
+
+
+def odds_drawing(table: pd.DataFrame) -> Drawing:
+    """The three readings of length against score, as far as they have an estimate.
+
+    Args:
+        table: as `length_odds` gives it.
+    Raises: DataError when no reading has one.
+    """
+    known = table.dropna(subset=["odds_ratio"])
+    said = "Odds ratio of a right answer for one 10% longer, by what is held fixed"
+    note = "Associations, not effects; what has no estimate is not drawn"
+    wald = "95% Wald intervals, clustered by instance"
+    return Drawing.make("length-odds", figures.length_odds, known, said, interval=wald, note=note)
+
+
+def dose_drawing(table: pd.DataFrame) -> Drawing:
+    """Answers under budgets. Args: table, as `dose_response` gives it."""
+    said = "Right answers, and answers that did not come when told to, by budget"
+    note = "The models never met the notice in training; `none` is the evaluation without a budget"
+    return Drawing.make("dose-response", figures.dose_response, table, said, note=note)
+
+
 def draw(config: RunConfig) -> dict[str, Drawing]:
-    """Draw the stage's figures again and save them; by name. Raises: RunError when nothing was evaluated."""
+    """Draw the stage's figures again and save them; by name.
+
+    Raises: RunError when nothing was evaluated; DataError when a reading was not saved.
+    """
     return save_drawings(drawings(config), paths(config).figures)
 
 
@@ -199,14 +264,6 @@ def _by_task(rows: pd.DataFrame, by: str, draws: int, seed: int) -> pd.DataFrame
         raise DataError(f"length against score by {by}: no rows; evaluate first")
     table = pd.concat(parts, ignore_index=True)
     return table[["task", *[name for name in table if name != "task"]]]
-
-
-def _true_counts(masks: pa.ChunkedArray) -> np.ndarray:
-    """How many entries of each list are true."""
-    column = masks.combine_chunks()
-    total = np.concatenate([[0], np.cumsum(column.flatten().to_numpy(zero_copy_only=False), dtype=np.int64)])
-    ends = np.cumsum(pc.list_value_length(column).to_numpy())
-    return total[ends] - total[np.concatenate([[0], ends[:-1]])]
 
 
 def _or_none(value: float) -> float | None:

@@ -37,10 +37,9 @@ class StageRun:
 
     def has(self, part: Path, key: str) -> bool:
         """True when a part is there and was made under the same key; its seconds then count as the stage's."""
-        record = _record(part)
-        if not part.exists() or record.get("key") != key:
+        if not made_under(part, key):
             return False
-        self._earlier_s.setdefault(str(part), record["seconds"])
+        self._earlier_s.setdefault(str(part), _record(part)["seconds"])
         return True
 
     @contextlib.contextmanager
@@ -88,6 +87,11 @@ def key_of(config: RunConfig, *sections: str, files: Iterable[Path] = ()) -> str
     found = [file for path in files for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
     told = json.dumps([settings, [(file.name, file_sha256(file)) for file in found]], sort_keys=True)
     return hashlib.sha256(told.encode()).hexdigest()
+
+
+def made_under(part: Path, key: str) -> bool:
+    """Whether a part is there and was made under a key."""
+    return part.exists() and _record(part).get("key") == key
 
 
 def key_file(part: Path) -> Path:

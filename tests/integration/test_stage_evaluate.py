@@ -8,6 +8,7 @@ import pytest
 
 from biomni_lib.agent.chat import ChatRenderer
 from biomni_lib.agent.ledger import load_trajectories, save_trajectories
+from biomni_lib.agent.rollout import ANSWER_NOW
 from biomni_lib.errors import DataError
 from biomni_lib.evaluate import rows_file, trajectories_file
 from biomni_lib.provenance import read_manifest, stage_done
@@ -17,15 +18,18 @@ from biomni_lib.sandbox import Sandbox
 from biomni_lib.sft.model import build_model, save_model
 from biomni_lib.sft.rejection import sample_teacher
 from biomni_lib.sft.tokenizer import train_tokenizer
-from biomni_lib.stages import build_data, evaluate, length_vs_score, results, verify
+from biomni_lib.stages import budgets, build_data, evaluate, length_vs_score, results, verify
+from biomni_lib.stages.length_findings import FAILS, HOLDS, OPEN, findings
 from biomni_lib.stages.paths import paths
 from biomni_lib.stages.sft import rollout_settings
+from biomni_lib.stages.stage import StageRun
 from biomni_lib.tracking import Tracker
 
 SIZES = {
     "data": {"train_instances": 12, "dev_instances": 2, "heldout_instances": 6},
     "teacher": {"instances": 12},
     "evaluate": {"instances": 5, "bootstrap": 50},
+    "length": {"instances": 3, "turns": (1, 2), "tokens": (24,)},
     "agent": {"max_turn_tokens": 300, "max_tokens": 1000},
     "model": {"vocab": 2048},
 }
@@ -99,14 +103,14 @@ def test_both_stages_are_recorded_and_their_figures_drawn(finished):
     config, _ = finished
     assert stage_done(config, "evaluate") and stage_done(config, "length_vs_score")
     assert set(read_manifest(config, "evaluate").results["tasks"]["all"]) == HEURISTICS | MODELS
-    drawn = {"headline", "score-by-task", "seeds", "length-vs-score", "response-length"}
+    drawn = {"headline", "score-by-task", "seeds", "length-vs-score", "response-length", "length-odds", "dose-response"}
     kinds = ("pdf", "svg", "png", "csv", "txt")
     assert {f"{name}.{kind}" for name in drawn for kind in kinds} == {p.name for p in paths(config).figures.iterdir()}
 
 
 def test_every_reading_of_length_is_saved(finished):
     config, _ = finished
-    saved = {p.stem: pd.read_csv(p) for p in paths(config).length.iterdir()}
+    saved = {p.stem: pd.read_csv(p) for p in paths(config).length.glob("*.csv")}
     assert set(saved) == set(length_vs_score.READINGS)
     assert set(saved["within-task"]["model"]) == MODELS
     assert saved["rl-minus-sft"].groupby("column")["task"].nunique().to_dict() == {
@@ -121,6 +125,65 @@ def test_the_teachers_lengths_are_those_of_its_ledgers(finished):
     kept = load_trajectories(paths(finished[0]).teacher)
     assert rows["tokens"].tolist() == [t.response_tokens for t in kept]
     assert rows["turns"].tolist() == [len(t.turns) for t in kept]
+
+
+def test_the_same_questions_are_answered_under_every_budget(finished):
+    config, _ = finished
+    rows = budgets.budget_rows(config)
+    asked = {(i.task, i.id) for i in budgets.asked(config)}
+    assert len(asked) == 6
+    for _, part in rows.groupby(["model", "unit", "budget"], dropna=False):
+        assert set(zip(part["task"], part["instance_id"], strict=True)) == asked and len(part) == 6
+    assert set(rows["model"]) == {"sft", "rl"}
+    assert not rows.loc[rows["unit"] == "none", "told"].any()
+    assert rows.loc[rows["unit"] == "tokens", "told"].any()
+    assert budgets.same_until_told(rows)
+    assert not budgets.same_until_told(rows.assign(told=False))  # the check sees a difference where there is one
+
+
+def test_the_notice_carries_no_gradient_and_comes_once(finished):
+    folder = paths(finished[0]).length / "tokens-24"
+    for made in load_trajectories(trajectories_file(folder, "rl")):
+        told = [turn for turn in made.turns if turn.observation.startswith(ANSWER_NOW)]
+        assert len(told) <= 1 and made.turns[0].end - made.turns[0].start <= 24
+        for turn in told:
+            assert turn is made.turns[-2] and not made.loss_mask[turn.end : made.turns[-1].start].any()
+
+
+def test_answers_under_budgets_are_taken_up_again_or_said_to_be_missing(copied):
+    folder = paths(copied).length
+    parts = sorted(folder.glob("*/*.rows.parquet"))
+    before = {part: part.stat().st_mtime_ns for part in parts}
+    parts[0].unlink()
+    budgets.answer(StageRun(copied, "length_vs_score"))
+    assert [part for part in parts if part.stat().st_mtime_ns != before[part]] == [parts[0]]
+    other = copied.model_copy(update={"length": copied.length.model_copy(update={"turns": (1, 4)})})
+    with pytest.raises(DataError, match="answers under other budgets than length.turns"):
+        budgets.budget_rows(other)
+    budgets.budgets_file(copied).unlink()
+    with pytest.raises(DataError, match="budgets.parquet cannot be read .*; run notebook 05_length_vs_score"):
+        budgets.budget_rows(copied)
+    (folder / "dose-response.csv").unlink()
+    with pytest.raises(DataError, match="dose-response.csv: no such reading was saved; run notebook 05"):
+        length_vs_score.draw(copied)
+
+
+def test_weights_newer_than_their_evaluation_are_said_by_name(copied):
+    shutil.copytree(paths(copied).sft_model, paths(copied).rl_model, dirs_exist_ok=True)
+    with pytest.raises(DataError, match="rl was not evaluated as it is now; run notebook 04_evaluate again"):
+        budgets.answer(StageRun(copied, "length_vs_score"))
+
+
+def test_what_the_readings_say_is_decided_by_their_intervals(finished):
+    config, _ = finished
+    found = {name: length_vs_score.read(config, name) for name in length_vs_score.READINGS}
+    table = findings(found)
+    assert set(table["verdict"]) <= {HOLDS, FAILS, OPEN, "not seen"} and table["seeds"].eq(1).all()
+    cut = pd.DataFrame({"model": ["rl"] * 3, "unit": "turns", "budget": [1.0, 2.0, 3.0], "task": "all", "n": 60})
+    cut = cut.assign(difference=[-0.3, 0.0, 0.2], ci_low=[-0.4, -0.1, 0.1], ci_high=[-0.2, 0.1, 0.3], seeds=1)
+    told = findings({**found, "budget-effects": cut}).tail(3)
+    assert told["verdict"].tolist() == [HOLDS, OPEN, FAILS]
+    assert told[["estimate", "ci_low", "ci_high"]].iloc[0].tolist() == [0.3, 0.2, 0.4]
 
 
 def test_a_second_run_reads_what_is_there_and_new_weights_are_asked_anew(copied):

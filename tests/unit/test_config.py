@@ -164,6 +164,13 @@ def test_importing_the_library_and_its_settings_is_cheap():
     assert done.stdout.strip() == "set()"
 
 
+def test_budgets_are_some_and_positive():
+    with pytest.raises(ConfigError, match=r"length\.turns\.1 = 0: input should be greater than 0"):
+        load_config("cpu", **{"length.turns": [1, 0]})
+    with pytest.raises(ConfigError, match=r"length\.turns = \(\): name a budget there or in length\.tokens"):
+        load_config("cpu", length={"turns": [], "tokens": []})
+
+
 def test_a_setting_that_joined_later_leaves_what_was_made_without_it():
     plain = load_config("cpu").model_dump(mode="json")
     assert set(plain["teacher"]) == {"instances", "samples_per_instance", "cap_per_instance"}

@@ -65,6 +65,26 @@ CURVE = with_interval(
     ),
     "outcome",
 )
+ODDS = with_interval(
+    pd.DataFrame(
+        [
+            {"model": m, "reading": r, "adjusted": a, "odds_ratio": 1.1 + 0.2 * a, "instances": 90, "seeds": 3}
+            for m, r, a in itertools.product(
+                ("sft", "rl", "teacher, sampling"), ("across tasks", "within task", "within instance"), (False, True)
+            )
+        ]
+    ),
+    "odds_ratio",
+)
+DOSES = pd.DataFrame(
+    [
+        {"model": m, "unit": unit, "budget": budget, "right": 0.3 + 0.1 * i, "ci_low": 0.2, "ci_high": 0.8}
+        | {"truncated": 0.4 - 0.1 * i, "truncated_low": 0.0, "truncated_high": 0.5, "instances": 60, "seeds": 1}
+        for m in ("sft", "rl")
+        for unit, budgets in {"turns": (1, 2, 3, np.nan), "tokens": (64, 128, 192, np.nan)}.items()
+        for i, budget in enumerate(budgets)
+    ]
+)
 ACCEPTANCE = with_interval(
     pd.DataFrame(
         [
@@ -117,6 +137,8 @@ FIGURES = {
     "acceptance_by_strategy": (figures.acceptance_by_strategy, ACCEPTANCE, "accepted"),
     "seed_differences": (figures.seed_differences, DIFFERENCES, "difference"),
     "length_vs_score": (figures.length_vs_score, CURVE, "length_mean"),
+    "length_odds": (figures.length_odds, ODDS, "adjusted"),
+    "dose_response": (figures.dose_response, DOSES, "truncated_high"),
 }
 each = pytest.mark.parametrize("name", FIGURES)
 each_width = pytest.mark.parametrize("width_in", [figures.COLUMN_WIDTH_IN, figures.PAGE_WIDTH_IN])
@@ -165,6 +187,17 @@ def test_same_data_same_bytes_whatever_the_session_has_set(name, tmp_path):
     assert not set(first.values()) & set(other.values())
 
 
+def test_the_answers_without_a_budget_stand_apart_at_the_right():
+    figure = figures.dose_response(DOSES)
+    assert len(figure.axes) == 4
+    labels = [[tick.get_text() for tick in ax.get_xticklabels()] for ax in figure.axes]
+    assert labels[:2] == [["1", "2", "3", "none"], ["64", "128", "192", "none"]]
+    joined = [
+        line.get_xdata() for line in figure.axes[0].lines if line.get_linestyle() == "-" and len(line.get_xdata())
+    ]
+    assert len(joined) == 2 and all(np.round(x).tolist() == [0, 1, 2] for x in joined)
+
+
 def test_saved_files_are_what_the_entry_says(tmp_path):
     entry = figures.save_figure(figures.headline(SCORES), "headline", SCORES, tmp_path)
     assert list(entry) == ["headline.pdf", "headline.svg", "headline.png", "headline.csv"]
@@ -192,6 +225,8 @@ def test_what_is_not_in_the_table_is_said():
         figures.headline(SCORES, task="gwas")
     with pytest.raises(DataError, match="2 pairs of models"):
         figures.seed_differences(pd.concat([DIFFERENCES, DIFFERENCES.assign(model="teacher")]))
+    with pytest.raises(DataError, match="odds ratios of length that were estimated: no rows"):
+        figures.length_odds(ODDS.assign(odds_ratio=np.nan))
     with pytest.raises(DataError, match="staleness of tokens"):
         figures.staleness(STALENESS.assign(tokens=0))
     with pytest.raises(DataError, match="learning curves, reward/format: no rows"):

@@ -1,6 +1,7 @@
 """Rollouts end as they should: real sandbox, real ledger, scripts or the engine in the model's place."""
 
 import asyncio
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import pytest_asyncio
 
 from biomni_lib.agent.ledger import Trajectory
-from biomni_lib.agent.rollout import RolloutSettings, cut_observation, rollout, rollout_seed
+from biomni_lib.agent.rollout import ANSWER_NOW, Budget, RolloutSettings, cut_observation, rollout, rollout_seed
 from biomni_lib.config import AgentConfig, SandboxConfig
 from biomni_lib.engines.scripted import Conversation, ScriptedEngine
 from biomni_lib.errors import EngineError
@@ -171,6 +172,86 @@ async def test_the_engine_rolls_out_what_it_can_and_the_ledger_holds_its_numbers
         assert renderer().decode(one.token_ids[start:]) == one.assistant_turns[0]
     assert made[0].token_ids.tolist() == made[2].token_ids.tolist() != made[1].token_ids.tolist()
     await served.close()
+
+
+def under(budget: Budget, agent: AgentConfig = AGENT) -> RolloutSettings:
+    return dataclasses.replace(settings(agent), budget=budget)
+
+
+@in_module_loop
+@pytest.mark.parametrize(
+    ("budget", "turns", "ending", "answer", "told"),
+    [
+        (Budget(turns=1), [runs("print(4)"), solves("4")], "solved", "4", [0]),
+        (Budget(turns=2), [runs("print(4)"), solves("4")], "solved", "4", []),  # answered within the budget
+        (Budget(turns=1), [runs("print(4)"), runs("print(5)")], "turn_limit", None, [0]),  # no answer even then
+        (Budget(turns=1), [runs("print(4)"), "Four."], "gave_up", None, [0]),
+        (Budget(turns=1), ["Four."], "gave_up", None, []),  # it ended by itself: nothing to cut short
+        (Budget(turns=3), [runs("1")], "turn_limit", None, []),  # the agent's own limit comes first
+        (Budget(tokens=8), [runs("print(4)"), solves("4")], "solved", "4", [0]),
+        (Budget(tokens=10_000), [runs("print(4)"), solves("4")], "solved", "4", []),
+    ],
+)
+async def test_a_budget_used_up_without_an_answer_gives_one_notice_and_one_last_turn(
+    sandbox: Sandbox, budget: Budget, turns: list[str], ending: str, answer: str | None, told: list[int]
+) -> None:
+    made = await roll(sandbox, turns, under(budget))
+    assert (made.ending, made.answer) == (ending, answer)
+    assert [place for place, turn in enumerate(made.turns) if ANSWER_NOW in turn.observation] == told
+    if told:
+        assert len(made.turns) == told[0] + 2
+
+
+@in_module_loop
+async def test_the_notice_stands_above_the_output_and_no_token_of_it_was_written_by_the_model(sandbox: Sandbox) -> None:
+    turns = [runs("print(2 + 2)"), solves("4")]
+    made = await roll(sandbox, turns, under(Budget(turns=1)))
+    chat, read = renderer(), f"{ANSWER_NOW}\n4"
+    expected = [
+        (chat.prompt("Be brief.", INSTANCE.prompt), False),
+        (chat.assistant(turns[0]), True),
+        (chat.observation(read), False),
+        (chat.assistant(turns[1]), True),
+    ]
+    assert made.turns[0].observation == read
+    assert made.token_ids.tolist() == [token for ids, _ in expected for token in ids]
+    assert made.loss_mask.tolist() == [written for ids, written in expected for _ in ids]
+    assert (made.tool_calls, format_score(made.assistant_turns)) == (1, 1)
+
+
+@in_module_loop
+async def test_a_budget_of_tokens_cuts_the_turn_and_leaves_its_code_alone(sandbox: Sandbox) -> None:
+    made = await roll(sandbox, [runs("print(2 + 2)"), solves("4")], under(Budget(tokens=8)))
+    first, last = made.turns
+    assert (first.end - first.start, first.kind, first.observation) == (8, "none", ANSWER_NOW)
+    assert last.end - last.start > 8  # the last turn has the agent's own limit
+    assert (made.tool_calls, made.answer) == (0, "4")
+
+
+@in_module_loop
+async def test_code_that_was_complete_when_the_tokens_ran_out_is_run(sandbox: Sandbox) -> None:
+    written = len(renderer().assistant(runs("print(2 + 2)")))
+    made = await roll(sandbox, [runs("print(2 + 2)"), solves("4")], under(Budget(tokens=written)))
+    assert made.turns[0].observation == f"{ANSWER_NOW}\n4" and made.ending == "solved"
+
+
+@in_module_loop
+async def test_a_budget_leaves_everything_before_the_notice_as_it_was(sandbox: Sandbox) -> None:
+    """The engine samples the same tokens with and without a budget, up to where the budget ends."""
+    served = engine(slots=2)
+    short = AGENT.model_copy(update={"max_turn_tokens": 40})
+    free = await rollout(INSTANCE, served, sandbox, renderer(), settings(short), seed=5)
+    cut = await rollout(INSTANCE, served, sandbox, renderer(), under(Budget(tokens=12), short), seed=5)
+    await served.close()
+    cut.validate()
+    start, end = cut.turns[0].start, cut.turns[0].end
+    assert free.response_tokens > 12 == end - start
+    assert cut.token_ids[:end].tolist() == free.token_ids[:end].tolist()
+    np.testing.assert_allclose(cut.logprobs[start:end], free.logprobs[start:end], atol=1e-5)
+    assert cut.turns[0].observation == ANSWER_NOW and len(cut.turns) == 2
+    between = slice(end, cut.turns[1].start)
+    assert not cut.loss_mask[between].any() and np.isnan(cut.logprobs[between]).all()
+    assert (cut.policy_versions[between] == -1).all()
 
 
 @in_module_loop
