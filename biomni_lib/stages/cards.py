@@ -18,8 +18,7 @@ from biomni_lib.provenance import Manifest, read_manifest, stage_state
 from biomni_lib.rl.recipe import load_recipe
 from biomni_lib.stages.citation import SHOWN_LETTERS, bibtex_code, citation, cite_code, cite_data
 from biomni_lib.stages.paths import paths
-from biomni_lib.stages.results import results_dir
-from biomni_lib.stages.verify import TRAINED
+from biomni_lib.stages.results import TRAINED, results_dir
 from biomni_lib.tasks.phenotypes import PatientGeneDetection, RareDiseaseDiagnosis
 
 NEEDED = ("build_data", "sft", "rl", "evaluate")

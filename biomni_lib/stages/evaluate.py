@@ -5,7 +5,7 @@ answers repeat on one machine and its scores stay within their interval elsewher
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,7 @@ async def evaluate_teacher(
         return trajectory
 
     decides = [*teacher.SOURCES, run.paths.sft_model / "tokenizer.json"]
-    return await _evaluate(run, model, lambda: one, instances, _key(run.config, decides, str(dict(mix))))
+    return await _evaluate(run, model, one, instances, _key(run.config, decides, str(dict(mix))))
 
 
 async def evaluate_model(
@@ -169,31 +169,33 @@ class OpenModel:
         self.config, self.model_dir, self.sandbox = config, model_dir, sandbox
         self.engine: Any = None
 
-    def rollout(self) -> evaluate.RolloutFn:
+    async def rollout(self, instance: Instance, sample: int, seed: int) -> Trajectory:
+        """One trajectory, as `biomni_lib.evaluate.RolloutFn`."""
+        if self.engine is None:
+            self.engine = self._open()
+        settings = evaluation_settings(self.config)
+        return await rollout(
+            instance, self.engine, self.sandbox, self.engine.renderer, settings, seed=seed, sample=sample
+        )
+
+    async def close(self) -> None:
+        """Close the engine, where one was opened."""
+        if self.engine is not None:
+            await self.engine.close()
+
+    def _open(self) -> Any:
         import torch
 
         from biomni_lib.engines.local import load_engine
 
         torch.set_num_threads(self.config.engine.threads)
-        self.engine = load_engine(self.config, self.model_dir)
-        settings = evaluation_settings(self.config)
-
-        async def one(instance: Instance, sample: int, seed: int) -> Trajectory:
-            return await rollout(
-                instance, self.engine, self.sandbox, self.engine.renderer, settings, seed=seed, sample=sample
-            )
-
-        return one
-
-    async def close(self) -> None:
-        if self.engine is not None:
-            await self.engine.close()
+        return load_engine(self.config, self.model_dir)
 
 
 async def _evaluate(
     run: StageRun,
     model: str,
-    open_rollout: Callable[[], evaluate.RolloutFn],
+    rollout_fn: evaluate.RolloutFn,
     instances: Sequence[Instance],
     key: str,
 ) -> pd.DataFrame:
@@ -204,7 +206,7 @@ async def _evaluate(
     with run.making(part, key):
         return await evaluate.evaluate(
             model,
-            open_rollout(),
+            rollout_fn,
             instances,
             run.config,
             run.paths.evaluate,

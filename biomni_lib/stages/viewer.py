@@ -85,13 +85,13 @@ def before_and_after(config: RunConfig, *, instance: str | None = None) -> Conve
     return show((gained or pairs)[0], load_instances(config, "heldout"))
 
 
-def faults(config: RunConfig) -> list[str]:
-    """What a reader should know of the run's stages: unfinished, of other settings, of different code.
+def faults(config: RunConfig, stages: Sequence[str] = STAGES) -> list[str]:
+    """What a reader should know of some of the run's stages: unfinished, of other settings, of different code.
 
     Raises: RunError when a stage of the folder was run by another preset or with another seed.
     """
     notes, folder = [], paths(config).run_dir
-    made = {stage: read_manifest(config, stage) for stage in STAGES}
+    made = {stage: read_manifest(config, stage) for stage in stages}
     for stage, manifest in made.items():
         if manifest is None:
             notes.append(_unfinished(stage))
