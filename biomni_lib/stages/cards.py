@@ -21,6 +21,8 @@ from biomni_lib.stages.paths import paths
 from biomni_lib.stages.results import TRAINED, results_dir
 from biomni_lib.tasks.phenotypes import PatientGeneDetection, RareDiseaseDiagnosis
 
+OF_ONE_RUN = ("Where the files are", "How it was run")
+"""Parts of the model card that tell of one run and its machine; the others follow from settings and results."""
 NEEDED = ("build_data", "sft", "rl", "evaluate")
 PATIENT_TASKS = {task.name for task in (RareDiseaseDiagnosis, PatientGeneDetection)}
 CARD_FIELDS = ("what", "version", "licence", "citation", "rows", "known limits")
@@ -108,7 +110,6 @@ def _about(config: RunConfig, manifests: Mapping[str, Manifest]) -> Iterator[str
     yield f"- *Context:* {model.context:,} tokens; a trajectory of at most {config.agent.max_turns} turns"
     yield "- *Models:* `sft` (fine-tuned on accepted trajectories) and `rl` (reinforced from it)"
     yield f"- *Licence:* {citation()['license']}"
-    yield f"- *Code:* {manifests['rl'].code_hash[:SHOWN_LETTERS]}"
 
 
 def _use(config: RunConfig) -> Iterator[str]:

@@ -31,8 +31,10 @@ from biomni_lib.stages.paths import paths
 from biomni_lib.stages.results import pooled_rows, published_seeds
 from biomni_lib.stages.stage import StageRun, key_of
 from biomni_lib.tasks import Instance, Task
+from biomni_lib.tracking import Tracker
 
 STAGE = "evaluate"
+IN_TRAINING = ("base", "sft", "rl")
 SETTINGS = ("seed", "prompt", "agent", "sandbox", "evaluate")
 """Settings that decide a rollout's outcome beside the weights."""
 
@@ -99,13 +101,27 @@ async def evaluate_model(
 
 
 def finish(run: StageRun, rows: pd.DataFrame) -> Manifest:
-    """Record the stage, its headline numbers among the results."""
+    """Record the stage, its headline numbers among the results and as metrics: eval/TASK/{score, ci_low, ci_high} of
+    the models in the order of training, a step each."""
     p = run.paths
+    results = {"tasks": summarize(rows, run.config)["tasks"]}
+    with Tracker(p.run_dir, STAGE, run.config) as tracker:
+        for step, model in enumerate(IN_TRAINING):
+            tracker.log(step, eval_metrics(results["tasks"], model))
     models = [p.base, p.sft_model, p.rl_model, *([p.sft_best] if p.sft_best.is_dir() else [])]
     seeds = published_seeds(run.config)
     read = [p.instances("heldout"), *models, *([seeds] if seeds else [])]
-    results = {"tasks": summarize(rows, run.config)["tasks"]}
     return run.finish(inputs=read, outputs=[p.evaluate], results=results)
+
+
+def eval_metrics(tasks: Mapping[str, Any], model: str) -> dict[str, float]:
+    """A model's scores and intervals by the names that dashboards use, from the part `tasks` of a summary."""
+    return {
+        f"eval/{task}/{name}": models[model][name]
+        for task, models in tasks.items()
+        if model in models
+        for name in ("score", "ci_low", "ci_high")
+    }
 
 
 async def run_all(config: RunConfig) -> pd.DataFrame:
