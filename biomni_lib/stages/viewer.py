@@ -71,8 +71,10 @@ def before_and_after(config: RunConfig, *, instance: str | None = None) -> Conve
 
     Args:
         instance: id of the question; when None, the first that RL answers better, or else the first of all.
-    Raises: DataError when one of the two was not evaluated, or neither was asked that question.
+    Raises: DataError when one of the two was not evaluated, or neither was asked that question; RunError when another
+        preset or seed made the folder.
     """
+    faults(config)
     before, after = (load_trajectories(_evaluated(config, model)) for model in ("sft", "rl"))
     there = {(t.task, t.instance_id, t.sample): t for t in before}
     pairs = [(there[key], t) for t in after if (key := (t.task, t.instance_id, t.sample)) in there]
