@@ -109,6 +109,15 @@ def test_both_stages_are_recorded_and_their_figures_drawn(finished):
     assert {f"{name}.{kind}" for name in drawn for kind in kinds} == {p.name for p in paths(config).figures.iterdir()}
 
 
+def test_scores_are_metrics_by_the_names_of_dashboards(finished):
+    config, rows = finished
+    table = pq.read_table(paths(config).run_dir / "metrics" / "evaluate.parquet").to_pandas()
+    names = [f"eval/{task}/{name}" for task in ("all", *config.data.tasks) for name in ("score", "ci_low", "ci_high")]
+    assert set(names) <= set(table.columns) and len(table) == 3
+    means = [rows.loc[rows["model"] == model, "score"].mean() for model in ("base", "sft", "rl")]
+    assert table["eval/all/score"].tolist() == pytest.approx(means, abs=1e-4)
+
+
 def test_every_reading_of_length_is_saved(finished):
     config, _ = finished
     saved = {p.stem: pd.read_csv(p) for p in paths(config).length.iterdir()}
