@@ -148,9 +148,13 @@ def published(run, tmp_path, monkeypatch):
     monkeypatch.setattr(pages, "project_root", lambda: tmp_path)
     publication.publish(run)
     results.publish_seeds(run, [run.seed])
-    if paper.available():
-        paper.publish(run)
     return run
+
+
+@pytest.fixture
+def no_paper(monkeypatch):
+    """As where the package typst is not installed: setting the paper takes seconds."""
+    monkeypatch.setattr(paper, "available", lambda: False)
 
 
 def checks(config, *, of_this_run=True):
@@ -159,6 +163,7 @@ def checks(config, *, of_this_run=True):
 
 @pytest.mark.skipif(not paper.available(), reason="the package typst is not installed")
 def test_published_pages_are_made_again_and_what_was_changed_is_named(published, tmp_path):
+    paper.publish(published)
     found = checks(published)
     assert set(found) == {
         "README.md, block of results",
@@ -168,27 +173,28 @@ def test_published_pages_are_made_again_and_what_was_changed_is_named(published,
         "results/data-card-smoke.md",
     }
     assert all(check.met for check in found.values()), found
-    for name, old, new in (
-        ("README.md", b"0.800", b"0.900"),
-        ("results/figures-smoke/index.html", b"Score", b"Marks"),
-        ("results/paper-smoke.pdf", b"%PDF-1.7", b"%PDF-1.6"),
-        ("results/model-card-smoke.md", b"| all | rl | 0.800", b"| all | rl | 0.900"),
-        ("results/data-card-smoke.md", b"train 8", b"train 9"),
-    ):
+    changed = {
+        "README.md": (b"0.800", b"0.900"),
+        "results/figures-smoke/index.html": (b"Score", b"Marks"),
+        "results/paper-smoke.pdf": (b"%PDF-1.7", b"%PDF-1.6"),
+        "results/model-card-smoke.md": (b"| all | rl | 0.800", b"| all | rl | 0.900"),
+        "results/data-card-smoke.md": (b"train 8", b"train 9"),
+    }
+    for name, (old, new) in changed.items():
         there = (tmp_path / name).read_bytes()
         assert old in there
         (tmp_path / name).write_bytes(there.replace(old, new))
-        (miss,) = [check for check in checks(published).values() if not check.met]
-        assert miss.what.startswith(name) and "stages publish --preset smoke" in miss.remedy
-        if name.endswith(".md") and "card" in name:
-            assert miss.found in ("others in What they score", "others in Instances")
+    found = checks(published)
+    assert len(found) == 5 and not any(check.met for check in found.values())
+    assert all("stages publish --preset smoke" in check.remedy for check in found.values())
+    assert found["results/model-card-smoke.md"].found == "others in What they score"
+    assert found["results/data-card-smoke.md"].found == "others in Instances"
+    for name in changed:
         (tmp_path / name).unlink()
-        lost = [check for check in checks(published).values() if not check.met]
-        assert name == "README.md" or [check.found for check in lost] == ["missing"]
-        (tmp_path / name).write_bytes(there)
+    assert [check.found for check in checks(published).values()] == ["missing"] * 4  # nothing promises a README
 
 
-def test_of_another_run_only_what_follows_from_settings_and_results_must_be_the_same(published):
+def test_of_another_run_only_what_follows_from_settings_and_results_must_be_the_same(published, no_paper):
     file = paths(published).manifests / "rl.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"seconds": 99.0}))
     card = "results/model-card-smoke.md"
@@ -199,10 +205,11 @@ def test_of_another_run_only_what_follows_from_settings_and_results_must_be_the_
     assert not found.met and "stage rl: output smoke/rl/model/model.safetensors is missing" in found.found
 
 
-def test_verification_prints_each_miss_with_its_remedy(published, tmp_path, capsys):
+def test_verification_prints_each_miss_with_its_remedy(published, no_paper, tmp_path, capsys):
     (tmp_path / "results" / "data-card-smoke.md").unlink()
     assert not verify.run(published)
     said = capsys.readouterr().out
+    assert "MISS  results/paper-smoke.pdf: typst is not installed" in said and "      remedy: make setup" in said
     assert "ok    all, rl: score 0.8" in said and "ok    results/model-card-smoke.md: the same" in said
     assert "MISS  results/data-card-smoke.md: missing" in said and "      remedy: python -m biomni_lib.stages" in said
     manifest = paths(published).manifests / "sft.json"
