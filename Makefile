@@ -8,6 +8,10 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 LAB_ARGS ?=
 ONLY ?=
 GPU ?=
+MODELS ?= sft rl
+SPLIT ?= heldout
+TASKS ?=
+SAMPLES ?= 1
 
 BIN := $(VENV)/bin
 STAGES := $(BIN)/python -m biomni_lib.stages
@@ -18,7 +22,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data reproduce notebooks summary verify seeds ablations figures paper bench settings lab test test-slow check format clean viewer plan test-vllm audit
+.PHONY: help setup data reproduce notebooks summary verify seeds ablations figures paper bench settings lab test test-slow check format clean viewer plan test-vllm audit evaluate
 
 help: ## Print this help
 	@echo "Usage: make TARGET [PRESET=$(PRESET)]"
@@ -47,6 +51,9 @@ summary: setup ## Print the results of PRESET as one JSON object
 
 verify: setup ## Check the results of PRESET against what is promised
 	@$(STAGES) verify --preset $(PRESET)
+
+evaluate: setup ## Evaluate MODELS="rl a/model/folder openai:NAME" on SPLIT (heldout, dev, eval1, …) with SAMPLES each; TASKS="…" for some
+	@$(STAGES) evaluate --preset $(PRESET) --split $(SPLIT) $(addprefix --task ,$(TASKS)) --set evaluate.samples=$(SAMPLES) $(MODELS)
 
 seeds: setup ## Run PRESET with three seeds
 	@$(STAGES) seeds --preset $(PRESET)

@@ -1,7 +1,8 @@
 """Evaluation: every instance rolled out, graded, and written down as one row and one trajectory.
 
 A row is one sample of one model on one instance. The same seeds are used for every model, so that models are compared
-on the same instances under the same draws. A model that is already there under the same key is read, not run again.
+on the same instances under the same draws. A model that is already there under the same key is read, not run again; an
+evaluation that was stopped goes on with what is missing, and ends with the same rows.
 Scores and lengths repeat as far as the engine does; the columns in seconds never do.
 """
 
@@ -9,6 +10,7 @@ import asyncio
 import dataclasses
 import hashlib
 import json
+import shutil
 import sys
 import time
 import zlib
@@ -19,11 +21,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from biomni_lib.agent.ledger import Trajectory, save_trajectories
+from biomni_lib.agent.ledger import Trajectory, load_trajectories, save_trajectories
 from biomni_lib.agent.rollout import rollout_seed
 from biomni_lib.config import RunConfig
 from biomni_lib.errors import DataError
-from biomni_lib.provenance import atomic_path
+from biomni_lib.provenance import atomic_path, code_hash
 from biomni_lib.rewards import correctness, score
 from biomni_lib.tasks import Instance, Task, grade, ids_given
 from biomni_lib.tasks.leaks import require_audited
@@ -31,6 +33,11 @@ from biomni_lib.tasks.leaks import require_audited
 RolloutFn = Callable[[Instance, int, int], Awaitable[Trajectory]]
 """(instance, sample, seed) to one trajectory; a rollout that goes wrong is an ending in it, not an exception."""
 SEED_DOMAIN = zlib.crc32(b"evaluate")
+PART_ROLLOUTS = 16
+"""Finished rollouts that are written together; a stopped evaluation loses fewer than these."""
+Row = dict[str, object]
+Done = dict[int, tuple[Trajectory, Row]]
+"""Finished rollouts by their place in the order of instances and samples."""
 Progress = Callable[[str, int, int], None]
 """(model, rollouts done, rollouts in all)."""
 
@@ -54,12 +61,13 @@ ROWS = pa.schema(
         ("seconds", pa.float64()),
         ("generate_seconds", pa.float64()),
         ("tool_seconds", pa.float64()),
+        ("usd", pa.float64()),
     ]
 )
 """Columns of evaluated rows. `score` is the benchmark's grade, `ids` how many different ids the answer gives (more than
 the gold has: it hedges), `correctness` the reward's stricter grade; `format` is null for heuristics, which write no
-tags; `tokens` are those that the model wrote; `seconds` is wall-clock time. Files from before `ids` was counted read as
-null there."""
+tags; `tokens` are those that the model wrote; `seconds` is wall-clock time; `usd` what an endpoint was paid. A column
+that a file was written without reads as null."""
 
 
 def show_progress(model: str, done: int, total: int) -> None:
@@ -77,17 +85,20 @@ async def evaluate(
     *,
     key: str,
     progress: Progress = show_progress,
+    at_once: int | None = None,
 ) -> pd.DataFrame:
-    """Roll a model out on instances, grade, and save rows and trajectories.
+    """Roll a model out on instances, grade, and save rows and trajectories, or go on where the same was stopped.
 
     Args:
         model: its name in tables and figures: base, sft, rl, teacher, …
         rollout_fn: makes one trajectory.
         instances: of one or more tasks; each is sampled `config.evaluate.samples` times.
-        out_dir: gets `MODEL.trajectories.parquet` and, when all is done, `MODEL.rows.parquet`.
+        out_dir: gets `MODEL.trajectories.parquet` and, when all is done, `MODEL.rows.parquet`; until then what is
+            finished lies in `MODEL.unfinished/`.
         key: what decides the answers beside the settings, such as the checkpoint's sha256. Rows that were made with the
             same key, settings and instances are returned as they are.
         progress: told after every rollout.
+        at_once: most rollouts under way; as many as engine and sandbox take when None.
     Returns: the columns of `ROWS`, in the order of instances and samples.
     Raises: DataError when there are no instances; RunError when they are of a benchmark and the run's training data
         were not shown to be apart from it; whatever the rollout raises, which ends the evaluation.
@@ -102,10 +113,14 @@ async def evaluate(
         return read_rows(rows_path)
     rows_path.unlink(missing_ok=True)
     jobs = [(instance, sample) for instance in instances for sample in range(config.evaluate.samples)]
-    done = await _roll_out(model, rollout_fn, jobs, config, progress)
+    unfinished = _Unfinished(out_dir / f"{model}.unfinished", key, jobs)
+    at_once = at_once or min(config.engine.slots, config.sandbox.sessions_max)
+    await _roll_out(model, rollout_fn, jobs, config, progress, unfinished, at_once)
+    done = [unfinished.done[number] for number in range(len(jobs))]
     save_trajectories(trajectories_path, [trajectory for trajectory, _ in done])
-    rows = [_row(*pair, instance, config) for pair, (instance, _) in zip(done, jobs, strict=True)]
-    return _save_rows(rows, rows_path, key)
+    table = _save_rows([row for _, row in done], rows_path, key)
+    unfinished.remove()
+    return table
 
 
 def evaluate_baselines(
@@ -166,37 +181,88 @@ def trajectories_file(out_dir: Path, model: str) -> Path:
     return out_dir / f"{model}.trajectories.parquet"
 
 
+def code_of(path: Path) -> str:
+    """sha256 of the library's sources that evaluated a file of rows; empty where it does not say."""
+    return str((pq.read_schema(path).metadata or {}).get(b"code", b"").decode())
+
+
+class _Unfinished:
+    """What a stopped evaluation has finished: rows and trajectories in parts of `PART_ROLLOUTS`, under its key.
+
+    Args:
+        folder: of the parts; those of another key are deleted. jobs: (instance, sample) in order.
+    """
+
+    def __init__(self, folder: Path, key: str, jobs: Sequence[tuple[Instance, int]]) -> None:
+        self.folder, self.key, self.done = folder, key, Done()
+        self._waiting: list[int] = []
+        self._parts = 0
+        places = {(i.task, i.id, sample): number for number, (i, sample) in enumerate(jobs)}
+        for path in sorted(folder.glob("*.rows.parquet")):
+            if _stored_key(path) != key:
+                self.remove()
+                break
+            self._parts = int(path.name.partition(".")[0]) + 1
+            trajectories = load_trajectories(trajectories_file(folder, path.name.partition(".")[0]))
+            for trajectory, row in zip(trajectories, _read_rows(path, ROWS).to_pylist(), strict=True):
+                self.done[places[row["task"], row["instance_id"], row["sample"]]] = (trajectory, row)
+
+    def add(self, number: int, trajectory: Trajectory, row: Row) -> None:
+        """A job is done."""
+        self.done[number] = (trajectory, row)
+        self._waiting.append(number)
+        if len(self._waiting) == PART_ROLLOUTS:
+            self.write()
+
+    def write(self) -> None:
+        """Write what was not written yet; the rows last, so that a part has both or does not count."""
+        if not self._waiting:
+            return
+        part, found = f"{self._parts:06d}", [self.done[number] for number in self._waiting]
+        save_trajectories(trajectories_file(self.folder, part), [trajectory for trajectory, _ in found])
+        _save_rows([row for _, row in found], rows_file(self.folder, part), self.key)
+        self._waiting, self._parts = [], self._parts + 1
+
+    def remove(self) -> None:
+        """Delete the parts."""
+        self.done.clear()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
 async def _roll_out(
     model: str,
     rollout_fn: RolloutFn,
     jobs: Sequence[tuple[Instance, int]],
     config: RunConfig,
     progress: Progress,
-) -> list[tuple[Trajectory, float]]:
-    """Trajectory and seconds of every job, in their order, as many at once as engine and sandbox take."""
-    done: dict[int, tuple[Trajectory, float]] = {}
-    waiting = iter(enumerate(jobs))
+    unfinished: _Unfinished,
+    at_once: int,
+) -> None:
+    """Do every job that is not done; what is done when one fails or all are stopped is written."""
+    waiting = iter([(number, *job) for number, job in enumerate(jobs) if number not in unfinished.done])
 
     async def work() -> None:
-        for number, (instance, sample) in waiting:
+        for number, instance, sample in waiting:
             started = time.perf_counter()
             place = zlib.crc32(f"{instance.task}/{instance.id}".encode())
             trajectory = await rollout_fn(instance, sample, rollout_seed(config.seed, SEED_DOMAIN, place, sample))
             scored = score(dataclasses.replace(trajectory, model=model, sample=sample), instance)
-            done[number] = (scored, time.perf_counter() - started)
-            progress(model, len(done), len(jobs))
+            unfinished.add(number, scored, _row(scored, time.perf_counter() - started, instance, config))
+            progress(model, len(unfinished.done), len(jobs))
 
-    at_once = min(config.engine.slots, config.sandbox.sessions_max, len(jobs))
     try:
         async with asyncio.TaskGroup() as group:
-            for _ in range(at_once):
+            for _ in range(min(at_once, len(jobs))):
                 group.create_task(work())
     except ExceptionGroup as errors:
+        unfinished.write()
         raise errors.exceptions[0] from None
-    return [done[number] for number in range(len(jobs))]
+    except asyncio.CancelledError:
+        unfinished.write()
+        raise
 
 
-def _row(trajectory: Trajectory, seconds: float, instance: Instance, config: RunConfig) -> dict[str, object]:
+def _row(trajectory: Trajectory, seconds: float, instance: Instance, config: RunConfig) -> Row:
     return {
         "task": instance.task,
         "instance_id": instance.id,
@@ -216,12 +282,11 @@ def _row(trajectory: Trajectory, seconds: float, instance: Instance, config: Run
         "seconds": seconds,
         "generate_seconds": sum(turn.generate_s for turn in trajectory.turns),
         "tool_seconds": sum(turn.tool_s for turn in trajectory.turns),
+        "usd": trajectory.usd,
     }
 
 
-def _baseline_row(
-    heuristic: str, answer_fn: Callable[[Instance], str], instance: Instance, config: RunConfig
-) -> dict[str, object]:
+def _baseline_row(heuristic: str, answer_fn: Callable[[Instance], str], instance: Instance, config: RunConfig) -> Row:
     started = time.perf_counter()
     answer = answer_fn(instance)
     seconds = time.perf_counter() - started
@@ -244,11 +309,12 @@ def _baseline_row(
         "seconds": seconds,
         "generate_seconds": 0.0,
         "tool_seconds": 0.0,
+        "usd": 0.0,
     }
 
 
 def _save_rows(rows: Sequence[Mapping[str, object]], path: Path, key: str) -> pd.DataFrame:
-    table = pa.Table.from_pylist(list(rows), schema=ROWS.with_metadata({"key": key}))
+    table = pa.Table.from_pylist(list(rows), schema=ROWS.with_metadata({"key": key, "code": code_hash()}))
     with atomic_path(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
     return table.to_pandas()

@@ -3,6 +3,10 @@
 `run_dir/metrics/STAGE.jsonl` has a line for every call of `log`; `STAGE.parquet` a row for every step and a column for
 every metric. A resumed stage drops the lines of steps that it will do again. Weights & Biases, when switched on, gets
 the same numbers; it runs offline and asks nothing unless WANDB_API_KEY is set.
+
+There a resumed stage goes on under the id that it began with (`STAGE.wandb-id`), and is first given the steps that its
+run does not have: offline, where a run cannot be reopened, all of them, so that the newest record is whole. Online a
+step that was logged before a crash keeps its first values; the Parquet table has those of the step done again.
 """
 
 import contextlib
@@ -10,6 +14,7 @@ import json
 import math
 import os
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -28,14 +33,20 @@ class Tracker:
             run_dir: folder of the run.
             stage: name of the stage, and of the files.
             config: the run's settings; recorded with the Weights & Biases run.
-            resume_step: first step that will be logged; lines of this and later steps are dropped. 0 starts anew.
+            resume_step: first step that will be logged; lines of this and later steps are dropped. 0 starts anew, with
+                a new run of Weights & Biases.
         """
         self.jsonl = run_dir / "metrics" / f"{stage}.jsonl"
         self.parquet = self.jsonl.with_suffix(".parquet")
         kept = [row for row in _lines(self.jsonl) if row["step"] < resume_step]
         atomic_write(self.jsonl, "".join(json.dumps(row) + "\n" for row in kept))
         self._file = self.jsonl.open("a", encoding="utf-8", buffering=1)
-        self._wandb = _start_wandb(run_dir, stage, config) if config.tracking.wandb else None
+        self._wandb = None
+        if config.tracking.wandb:
+            self._wandb = _start_wandb(run_dir, stage, config, self.jsonl.with_suffix(".wandb-id"), resume_step)
+            for row in read_metrics(self.jsonl):
+                if row["step"] >= self._wandb.step:
+                    self._wandb.log(_without_time(row), step=row["step"])
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Append metrics of a step; several calls for one step add up to one row, the last value of a name counts.
@@ -45,7 +56,7 @@ class Tracker:
         row = {name: _number(value) for name, value in values.items()}
         self._file.write(json.dumps({"step": step, "time": round(time.time(), 3), **row}) + "\n")
         if self._wandb is not None:
-            self._wandb.log({"step": step, **row})
+            self._wandb.log({"step": step, **row}, step=step)
 
     def close(self) -> None:
         """Write the Parquet table; calling it again does nothing."""
@@ -96,9 +107,16 @@ def _number(value: float) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _start_wandb(run_dir: Path, stage: str, config: RunConfig) -> Any:
+def _without_time(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name != "time"}
+
+
+def _start_wandb(run_dir: Path, stage: str, config: RunConfig, id_file: Path, resume_step: int) -> Any:
+    """A run of Weights & Biases: a new one at step 0, else the one that the file names."""
     import wandb
 
+    if resume_step == 0 or not id_file.is_file():
+        atomic_write(id_file, uuid.uuid4().hex[:8])
     mode: Any = os.environ.get("WANDB_MODE") or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
     run = wandb.init(
         project="biomni-r0",
@@ -107,6 +125,8 @@ def _start_wandb(run_dir: Path, stage: str, config: RunConfig) -> Any:
         dir=str(run_dir),
         config=config.model_dump(mode="json"),
         mode=mode,
+        id=id_file.read_text(encoding="utf-8"),
+        resume=None if mode == "offline" else "allow",
         settings=wandb.Settings(silent=True, console="off", disable_git=True, x_disable_stats=True),
     )
     run.define_metric("*", step_metric="step")

@@ -55,6 +55,7 @@ def model_rows(model, right, seed):
             "seconds": 0.0,
             "generate_seconds": 0.0,
             "tool_seconds": 0.0,
+            "usd": 0.0,
         }
         for task in TASKS
         for number in range(INSTANCES)

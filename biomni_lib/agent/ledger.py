@@ -56,7 +56,8 @@ class Trajectory:
     token; `logprobs`, at the sampling temperature and before top-p, NaN where no engine sampled the token;
     `policy_versions`, the weights that sampled it, -1 where none did.
 
-    `ending` is one of solved, gave_up, turn_limit, token_limit, timeout, error:KIND. Scores are NaN until graded.
+    `ending` is one of solved, gave_up, turn_limit, token_limit, timeout, error:KIND. Scores are NaN until graded. `usd`
+    is what an endpoint was paid for its turns.
     """
 
     task: str
@@ -74,6 +75,7 @@ class Trajectory:
     correctness: float = float("nan")
     format: float = float("nan")
     total: float = float("nan")
+    usd: float = 0.0
 
     def append(
         self,
@@ -166,6 +168,7 @@ SCHEMA = pa.schema(
         ("correctness", pa.float64()),
         ("format", pa.float64()),
         ("total", pa.float64()),
+        ("usd", pa.float64()),
     ]
 )
 
@@ -190,6 +193,8 @@ def load_trajectories(path: Path) -> list[Trajectory]:
         table = pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"trajectory file {path} cannot be read ({error}); rerun the stage that writes it") from error
+    if table.schema == SCHEMA.remove(SCHEMA.get_field_index("usd")):  # written before costs were kept
+        table = table.append_column("usd", pa.array([0.0] * len(table)))
     if table.schema != SCHEMA:
         raise DataError(f"trajectory file {path} has other columns than a ledger's; rerun the stage that writes it")
     trajectories = []

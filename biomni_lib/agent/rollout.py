@@ -189,6 +189,7 @@ class _Rollout:
         began = time.monotonic()
         prompt = self.trajectory.token_ids.tolist()
         completion = await self.engine.generate(prompt, sampling, session=self.key)
+        self.trajectory.usd += completion.usd
         ids, text, reason = self._encode(completion, room)
         self.trajectory.append(
             ids, sampled=True, logprobs=completion.logprobs, policy_versions=completion.policy_versions

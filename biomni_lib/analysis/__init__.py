@@ -4,7 +4,7 @@ A row is one trajectory of one model on one instance (see `biomni_lib.evaluate`)
 samples of one instance are never counted as independent.
 """
 
-from biomni_lib.analysis.article import article_scores, tasks_against_models
+from biomni_lib.analysis.article import article_scores, shown, tasks_against_models
 from biomni_lib.analysis.bootstrap import bootstrap_mean, compare_models, paired_difference
 from biomni_lib.analysis.budgets import budget_effects, dose_response
 from biomni_lib.analysis.length import (
@@ -17,9 +17,10 @@ from biomni_lib.analysis.length import (
     within_instance,
 )
 from biomni_lib.analysis.odds import length_odds
+from biomni_lib.analysis.passes import pass_at_k
 from biomni_lib.analysis.seeds import difference_by_seed, seed_table
 from biomni_lib.analysis.strategies import acceptance_intervals
-from biomni_lib.analysis.summary import score_table, summarize
+from biomni_lib.analysis.summary import evaluation_table, score_table, summarize
 from biomni_lib.analysis.targets import check_targets
 
 __all__ = [
@@ -37,10 +38,13 @@ __all__ = [
     "dose_response",
     "length_odds",
     "outcome_by_level",
+    "evaluation_table",
     "over_training",
     "paired_difference",
+    "pass_at_k",
     "score_table",
     "seed_table",
+    "shown",
     "summarize",
     "tasks_against_models",
     "within_instance",

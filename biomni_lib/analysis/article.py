@@ -54,3 +54,8 @@ def tasks_against_models(scores: pd.DataFrame, known: dict[str, Any] | None = No
     }
     theirs = pd.DataFrame(given, dtype=float).reindex(tasks)
     return pd.concat([ours, theirs], axis=1).rename_axis("task")
+
+
+def shown(table: pd.DataFrame, digits: int = 3) -> pd.DataFrame:
+    """A table of numbers to look at: rounded, and an empty cell where nothing is known."""
+    return table.round(digits).astype(object).where(table.notna(), "")

@@ -9,10 +9,13 @@ from typing import Any
 import pandas as pd
 
 from biomni_lib.analysis.bootstrap import INSTANCE, bootstrap_mean
+from biomni_lib.analysis.passes import pass_at_k, samples_each
 from biomni_lib.analysis.tables import require
 from biomni_lib.config import RunConfig
 from biomni_lib.provenance import STAGE_SETTINGS, code_hash, read_manifest
 
+TAKEN = {"tool_calls": "mean_tool_calls", "tool_seconds": "mean_tool_seconds", "usd": "mean_usd"}
+"""What an answer took beside tokens and turns: the rows' column, and its mean's name."""
 SCORED = [*INSTANCE, "model", "seed", "score", "format", "tokens", "turns"]
 
 
@@ -53,6 +56,28 @@ def score_table(rows: pd.DataFrame, *, draws: int = 2000, seed: int = 0) -> pd.D
             }
         )
     return pd.DataFrame(found)
+
+
+def evaluation_table(rows: pd.DataFrame, *, draws: int = 2000, seed: int = 0) -> pd.DataFrame:
+    """`score_table`, and behind it pass@k with its interval, tool calls, tool seconds and USD an answer.
+
+    Args:
+        rows: evaluated trajectories and baselines of one or more seeds.
+        draws, seed: of the bootstrap.
+    Returns: the columns of `score_table`, then k (samples that every instance of the model has), pass_at_k, pass_low,
+        pass_high, mean_tool_calls, mean_tool_seconds, mean_usd (null where the rows do not say).
+    Raises: DataError when rows are empty or a column is missing.
+    """
+    require(rows, [*SCORED, *TAKEN], "evaluated rows")
+    table = score_table(rows, draws=draws, seed=seed)
+    more = []
+    for _, part in with_all(rows).groupby(["task", "model"], sort=False):
+        of_task = part.assign(task=part["own_task"])
+        k = samples_each(of_task)
+        passed = pass_at_k(of_task, k, draws=draws, seed=seed)
+        means = {name: part[column].mean() for column, name in TAKEN.items()}
+        more.append({"k": k, "pass_at_k": passed.mean, "pass_low": passed.low, "pass_high": passed.high, **means})
+    return pd.concat([table, pd.DataFrame(more)], axis=1)
 
 
 def summarize(rows: pd.DataFrame, config: RunConfig) -> dict[str, Any]:

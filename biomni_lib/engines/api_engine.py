@@ -73,7 +73,7 @@ class ApiEngine:
         if reply is None:
             reply = await self._pay(key, messages, sampling, len(prompt_ids))
         text, reason = whole_turn(reply, sampling.stop)
-        return Completion([], None, None, reason, text)
+        return Completion([], None, None, reason, text, self.budget.price.usd(reply))
 
     async def _pay(
         self, key: str, messages: Sequence[tuple[str, str]], sampling: Sampling, prompt_tokens: int

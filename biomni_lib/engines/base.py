@@ -49,7 +49,7 @@ class Completion:
     """Sampled tokens: `ids`, `logprobs` (after temperature, before top-p) and `policy_versions` have shape (n,).
 
     `finish_reason`: stop (a stop string), eos (the end-of-turn token), length (`max_tokens` or the context).
-    Engines without token ids leave `ids` empty and set `text`, which the rollout encodes once.
+    Engines without token ids leave `ids` empty and set `text`, which the rollout encodes once. `usd`: what it cost.
     """
 
     ids: Sequence[int]
@@ -57,6 +57,7 @@ class Completion:
     policy_versions: Sequence[int] | None
     finish_reason: FinishReason
     text: str | None = None
+    usd: float = 0.0
 
 
 @dataclasses.dataclass

@@ -141,20 +141,34 @@ def ablations(preset: Preset = "cpu", seed: Seed = 0, runs_root: RunsRoot = "run
 
 
 @app.command()
-def frontier(
-    engine: Annotated[str, typer.Option(help="`openai` or `anthropic`.")],
-    model: Annotated[str, typer.Option(help="The model's name at the endpoint.")],
+def evaluate(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            help="base, sft, rl, …: the run's; a model's folder; openai:MODEL or anthropic:MODEL. NAME= renames one."
+        ),
+    ],
+    split: Annotated[str, typer.Option(help="heldout, dev, train, eval1 or lab-bench.")] = "heldout",
+    task: Annotated[list[str] | None, typer.Option(help="A task's name; may be repeated.")] = None,
     preset: Preset = "cpu",
     seed: Seed = 0,
     runs_root: RunsRoot = "runs",
     changed: Settings = None,
 ) -> None:
-    """Let a model behind a paid endpoint answer the held-out instances, as a baseline."""
-    from biomni_lib.stages import endpoint
+    """Evaluate any models on a split's first questions, evaluate.samples times each, and compare them in pairs."""
+    from biomni_lib.analysis import shown
+    from biomni_lib.stages import any_model
 
     config = settings(preset, seed, runs_root, changed)
-    with _stoppable(config):
-        print(endpoint.frontier(config, engine, model).round(3).to_string(index=False))
+    try:
+        found = any_model.run(config, models, split=split, tasks=task or ())
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None
+    for table in (found.scores, found.differences, found.against_article.reset_index()):
+        if table is not None:
+            print(shown(table).to_string(index=False), end="\n\n")
+    print(*(f"note: {note}" for note in found.notes), f"rows, trajectories and tables: {found.folder}", sep="\n")
 
 
 @app.command()

@@ -164,6 +164,6 @@ async def _examine(config: RunConfig, name: str, model_dir: Path, instances: Seq
     async with await start_environment(config, config.lake_dir) as sandbox:
         opened = OpenModel(config, model_dir, sandbox)
         try:
-            return await evaluate(name, opened.rollout(), instances, config, model_dir.parent / "dev", key=key)
+            return await evaluate(name, opened.rollout, instances, config, model_dir.parent / "dev", key=key)
         finally:
             await opened.close()

@@ -56,7 +56,7 @@ async def answer_under_budgets(run: StageRun, sandbox: Environment) -> pd.DataFr
             for (unit, size), budget in doses(run.config).items():
                 run.say(f"length: {model} with {size} {unit}")
                 part = _folder(here.length, unit, size)
-                rollout = functools.partial(opened.rollout, budget)
+                rollout = functools.partial(opened.rollout, budget=budget)
                 await evaluate_part(run, model, rollout, instances, f"{key}{budget}{ANSWER_NOW}", part)
         finally:
             await opened.close()

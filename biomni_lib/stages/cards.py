@@ -18,10 +18,11 @@ from biomni_lib.provenance import Manifest, read_manifest, stage_state
 from biomni_lib.rl.recipe import load_recipe
 from biomni_lib.stages.citation import SHOWN_LETTERS, bibtex_code, citation, cite_code, cite_data
 from biomni_lib.stages.paths import paths
-from biomni_lib.stages.results import results_dir
-from biomni_lib.stages.verify import TRAINED
+from biomni_lib.stages.results import TRAINED, results_dir
 from biomni_lib.tasks.phenotypes import PatientGeneDetection, RareDiseaseDiagnosis
 
+OF_ONE_RUN = ("Where the files are", "How it was run")
+"""Parts of the model card that tell of one run and its machine; the others follow from settings and results."""
 NEEDED = ("build_data", "sft", "rl", "evaluate")
 PATIENT_TASKS = {task.name for task in (RareDiseaseDiagnosis, PatientGeneDetection)}
 CARD_FIELDS = ("what", "version", "licence", "citation", "rows", "known limits")
@@ -109,7 +110,6 @@ def _about(config: RunConfig, manifests: Mapping[str, Manifest]) -> Iterator[str
     yield f"- *Context:* {model.context:,} tokens; a trajectory of at most {config.agent.max_turns} turns"
     yield "- *Models:* `sft` (fine-tuned on accepted trajectories) and `rl` (reinforced from it)"
     yield f"- *Licence:* {citation()['license']}"
-    yield f"- *Code:* {manifests['rl'].code_hash[:SHOWN_LETTERS]}"
 
 
 def _use(config: RunConfig) -> Iterator[str]:

@@ -1,6 +1,5 @@
-"""What the stages ask of paid endpoints: the teacher's trajectories, and a frontier model's score as a baseline."""
+"""What the stages ask of paid endpoints: the teacher's trajectories, and the evaluation of a model as a baseline."""
 
-import asyncio
 import dataclasses
 import shutil
 from collections.abc import Sequence
@@ -12,15 +11,12 @@ from biomni_lib import evaluate
 from biomni_lib.agent.chat import ChatRenderer
 from biomni_lib.agent.ledger import Trajectory, load_trajectories, save_trajectories
 from biomni_lib.agent.rollout import RolloutSettings, ToolEnvironment, rollout
-from biomni_lib.analysis import score_table
 from biomni_lib.config import RunConfig
-from biomni_lib.engines.api_clients import KEYS, Provider
+from biomni_lib.engines.api_clients import Provider
 from biomni_lib.engines.api_engine import ApiEngine
 from biomni_lib.errors import ConfigError, DataError
-from biomni_lib.provenance import run_lock
-from biomni_lib.sandbox import start_environment
 from biomni_lib.sft.model_teacher import sample_model
-from biomni_lib.stages.evaluate import evaluation_settings, open_heldout
+from biomni_lib.stages.evaluate import evaluation_settings
 from biomni_lib.stages.paths import paths
 from biomni_lib.stages.stage import StageRun
 from biomni_lib.tasks import Instance
@@ -78,31 +74,23 @@ async def sample_teacher_model(
     return sampled
 
 
-def frontier(config: RunConfig, engine: str, model: str) -> pd.DataFrame:
-    """Score, interval and length of an endpoint's model on the held-out instances, task by task.
-
-    Raises: ConfigError for an engine that is no endpoint; RunError when the folder is in use.
-    """
-    if engine not in KEYS:
-        raise ConfigError(f"engine = {engine!r}: is no endpoint; allowed: {', '.join(KEYS)}")
-    with run_lock(config.run_dir):
-        rows = asyncio.run(_frontier(config, engine, model))
-    return score_table(rows, draws=config.evaluate.bootstrap, seed=config.seed)
-
-
-async def _frontier(config: RunConfig, provider: Provider, model: str) -> pd.DataFrame:
-    async with await start_environment(config, config.lake_dir) as sandbox:
-        return await evaluate_endpoint(config, provider, model, open_heldout(config), sandbox)
-
-
 async def evaluate_endpoint(
-    config: RunConfig, provider: Provider, model: str, instances: Sequence[Instance], sandbox: ToolEnvironment
+    config: RunConfig,
+    name: str,
+    provider: Provider,
+    model: str,
+    instances: Sequence[Instance],
+    sandbox: ToolEnvironment,
+    folder: Path,
 ) -> pd.DataFrame:
     """Roll an endpoint's model out on instances as every model is evaluated.
 
-    Rows and trajectories go to the run's folder `frontier`, beside the evaluation and not into it. Tokens are counted
-    by the fine-tuned model's tokenizer, as those of the other models are.
-    Returns: rows as in `biomni_lib.evaluate.ROWS`, `model` being PROVIDER-MODEL.
+    Tokens are counted by the fine-tuned model's tokenizer, as those of the other models are; `usd` is what the replies
+    cost when they were paid for, also where the journal gives them now.
+
+    Args:
+        name: of the model in the rows. provider, model: what is asked. folder: gets rows and trajectories.
+    Returns: rows as in `biomni_lib.evaluate.ROWS`.
     Raises: DataError when no model has been fine-tuned; SpendingCapError at the cap.
     """
     if not paths(config).sft_model.is_dir():
@@ -114,10 +102,10 @@ async def evaluate_endpoint(
     async def one(instance: Instance, sample: int, seed: int) -> Trajectory:
         return await rollout(instance, engine, sandbox, renderer, settings, seed=seed, sample=sample)
 
-    name = f"{provider}-{model.replace('/', '-')}"
+    decides = f"{provider}/{model} at {config.api.url or 'its own endpoint'}"
     try:
         return await evaluate.evaluate(
-            name, one, instances, config, paths(config).run_dir / "frontier", key=f"{provider}/{model}"
+            name, one, instances, config, folder, key=decides, at_once=config.api.concurrency
         )
     finally:
         await engine.close()

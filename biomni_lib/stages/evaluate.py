@@ -6,7 +6,7 @@ answers repeat on one machine and its scores stay within their interval elsewher
 
 import asyncio
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,10 @@ from biomni_lib.stages.paths import paths
 from biomni_lib.stages.results import pooled_rows, published_seeds
 from biomni_lib.stages.stage import StageRun, key_of
 from biomni_lib.tasks import Instance, Task
+from biomni_lib.tracking import Tracker
 
 STAGE = "evaluate"
+IN_TRAINING = ("base", "sft", "rl")
 SETTINGS = ("seed", "prompt", "agent", "sandbox", "evaluate")
 """Settings that decide a rollout's outcome beside the weights."""
 
@@ -78,7 +80,7 @@ async def evaluate_teacher(
         return trajectory
 
     decides = [*teacher.SOURCES, run.paths.sft_model / "tokenizer.json"]
-    return await evaluate_part(run, model, lambda: one, instances, _key(run.config, decides, str(dict(mix))))
+    return await evaluate_part(run, model, one, instances, _key(run.config, decides, str(dict(mix))))
 
 
 async def evaluate_model(
@@ -105,13 +107,27 @@ def model_key(config: RunConfig, model: str, model_dir: Path) -> str:
 
 
 def finish(run: StageRun, rows: pd.DataFrame) -> Manifest:
-    """Record the stage, its headline numbers among the results."""
+    """Record the stage, its headline numbers among the results and as metrics: eval/TASK/{score, ci_low, ci_high} of
+    the models in the order of training, a step each."""
     p = run.paths
+    results = {"tasks": summarize(rows, run.config)["tasks"]}
+    with Tracker(p.run_dir, STAGE, run.config) as tracker:
+        for step, model in enumerate(IN_TRAINING):
+            tracker.log(step, eval_metrics(results["tasks"], model))
     models = [p.base, p.sft_model, p.rl_model, *([p.sft_best] if p.sft_best.is_dir() else [])]
     seeds = published_seeds(run.config)
     read = [p.instances("heldout"), *models, *([seeds] if seeds else [])]
-    results = {"tasks": summarize(rows, run.config)["tasks"]}
     return run.finish(inputs=read, outputs=[p.evaluate], results=results)
+
+
+def eval_metrics(tasks: Mapping[str, Any], model: str) -> dict[str, float]:
+    """A model's scores and intervals by the names that dashboards use, from the part `tasks` of a summary."""
+    return {
+        f"eval/{task}/{name}": models[model][name]
+        for task, models in tasks.items()
+        if model in models
+        for name in ("score", "ci_low", "ci_high")
+    }
 
 
 async def run_all(config: RunConfig) -> pd.DataFrame:
@@ -175,33 +191,33 @@ class OpenModel:
         self.config, self.model_dir, self.sandbox = config, model_dir, sandbox
         self.engine: Any = None
 
-    def rollout(self, budget: Budget | None = None) -> evaluate.RolloutFn:
-        """What rolls the model out, under a budget if one is given."""
+    async def rollout(self, instance: Instance, sample: int, seed: int, budget: Budget | None = None) -> Trajectory:
+        """One trajectory, as `biomni_lib.evaluate.RolloutFn`; under a budget if one is given."""
         if self.engine is None:
-            import torch
-
-            from biomni_lib.engines.local import load_engine
-
-            torch.set_num_threads(self.config.engine.threads)
-            self.engine = load_engine(self.config, self.model_dir)
+            self.engine = self._open()
         settings = dataclasses.replace(evaluation_settings(self.config), budget=budget)
-
-        async def one(instance: Instance, sample: int, seed: int) -> Trajectory:
-            return await rollout(
-                instance, self.engine, self.sandbox, self.engine.renderer, settings, seed=seed, sample=sample
-            )
-
-        return one
+        return await rollout(
+            instance, self.engine, self.sandbox, self.engine.renderer, settings, seed=seed, sample=sample
+        )
 
     async def close(self) -> None:
+        """Close the engine, where one was opened."""
         if self.engine is not None:
             await self.engine.close()
+
+    def _open(self) -> Any:
+        import torch
+
+        from biomni_lib.engines.local import load_engine
+
+        torch.set_num_threads(self.config.engine.threads)
+        return load_engine(self.config, self.model_dir)
 
 
 async def evaluate_part(
     run: StageRun,
     model: str,
-    open_rollout: Callable[[], evaluate.RolloutFn],
+    rollout_fn: evaluate.RolloutFn,
     instances: Sequence[Instance],
     key: str,
     folder: Path | None = None,
@@ -218,7 +234,7 @@ async def evaluate_part(
     with run.making(part, key):
         return await evaluate.evaluate(
             model,
-            open_rollout(),
+            rollout_fn,
             instances,
             run.config,
             folder,

@@ -48,12 +48,17 @@ def write_gallery(folder: Path, *, preset: str, seed: int) -> Path:
     Returns: the page.
     Raises: DataError when the folder has no figure, or a figure lacks one of its files or the rows that it shows.
     """
+    target = folder / PAGE
+    atomic_write(target, gallery(folder, preset=preset, seed=seed))
+    return target
+
+
+def gallery(folder: Path, *, preset: str, seed: int) -> str:
+    """The page of a folder's figures. Args, Raises: as `write_gallery`."""
     names = sorted(file.stem for file in folder.glob("*.svg"))
     if not names:
         raise DataError(f"{folder}: no figures; draw them first (make figures PRESET={preset})")
-    target = folder / PAGE
-    atomic_write(target, page([read_figure(folder, name, seed) for name in names], preset))
-    return target
+    return page([read_figure(folder, name, seed) for name in names], preset)
 
 
 def read_figure(folder: Path, name: str, seed: int) -> dict[str, Any]:

@@ -88,6 +88,11 @@ class Paths:
         return self.run_dir / "evaluate"
 
     @property
+    def models(self) -> Path:
+        """What the command `evaluate` asked: rows, trajectories and tables, a folder each choice of questions."""
+        return self.run_dir / "models"
+
+    @property
     def length(self) -> Path:
         return self.run_dir / "length"
 

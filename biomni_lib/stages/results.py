@@ -19,11 +19,13 @@ from biomni_lib.evaluate import ROWS, load_rows, read_rows
 from biomni_lib.provenance import atomic_path
 from biomni_lib.stages.paths import paths
 
-UNREPEATABLE = ("answer", "seconds", "generate_seconds", "tool_seconds")
-"""Columns left out of the seeds' table: times, which never repeat, and the answers' text, for size."""
+LEFT_OUT = ("answer", "seconds", "generate_seconds", "tool_seconds", "usd")
+"""Columns left out of the seeds' table: times, which never repeat, the answers' text, for size, and costs."""
 FROM_RUN = ("rl-learning-curves",)
 """Figures that are published and cannot be drawn from the published tables, only by a run."""
-SEED_ROWS = pa.schema([field for field in ROWS if field.name not in UNREPEATABLE])
+TRAINED = frozenset({"base", "sft", "sft_best", "rl"})
+"""Models whose weights come out of training; all others repeat exactly."""
+SEED_ROWS = pa.schema([field for field in ROWS if field.name not in LEFT_OUT])
 
 
 def results_dir() -> Path:

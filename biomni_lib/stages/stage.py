@@ -84,7 +84,7 @@ def said(config: RunConfig) -> str:
 def key_of(config: RunConfig, *sections: str, files: Iterable[Path] = ()) -> str:
     """A hash over sections of the settings and over files; a folder stands for the files in it."""
     settings = config.model_dump(mode="json", include=set(sections))
-    found = [file for path in files for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
+    found = [file for path in files for file in (sorted(path.iterdir()) if path.is_dir() else [path]) if file.is_file()]
     told = json.dumps([settings, [(file.name, file_sha256(file)) for file in found]], sort_keys=True)
     return hashlib.sha256(told.encode()).hexdigest()
 

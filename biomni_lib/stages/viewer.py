@@ -71,8 +71,10 @@ def before_and_after(config: RunConfig, *, instance: str | None = None) -> Conve
 
     Args:
         instance: id of the question; when None, the first that RL answers better, or else the first of all.
-    Raises: DataError when one of the two was not evaluated, or neither was asked that question.
+    Raises: DataError when one of the two was not evaluated, or neither was asked that question; RunError when another
+        preset or seed made the folder.
     """
+    faults(config)
     before, after = (load_trajectories(_evaluated(config, model)) for model in ("sft", "rl"))
     there = {(t.task, t.instance_id, t.sample): t for t in before}
     pairs = [(there[key], t) for t in after if (key := (t.task, t.instance_id, t.sample)) in there]
@@ -85,13 +87,13 @@ def before_and_after(config: RunConfig, *, instance: str | None = None) -> Conve
     return show((gained or pairs)[0], load_instances(config, "heldout"))
 
 
-def faults(config: RunConfig) -> list[str]:
-    """What a reader should know of the run's stages: unfinished, of other settings, of different code.
+def faults(config: RunConfig, stages: Sequence[str] = STAGES) -> list[str]:
+    """What a reader should know of some of the run's stages: unfinished, of other settings, of different code.
 
     Raises: RunError when a stage of the folder was run by another preset or with another seed.
     """
     notes, folder = [], paths(config).run_dir
-    made = {stage: read_manifest(config, stage) for stage in STAGES}
+    made = {stage: read_manifest(config, stage) for stage in stages}
     for stage, manifest in made.items():
         if manifest is None:
             notes.append(_unfinished(stage))

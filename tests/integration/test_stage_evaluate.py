@@ -1,15 +1,17 @@
 """The last two stages on a small run folder: real lake, sandbox, engine and teacher; models that learned nothing."""
 
+import asyncio
 import shutil
 
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
 from biomni_lib.agent.chat import ChatRenderer
 from biomni_lib.agent.ledger import load_trajectories, save_trajectories
 from biomni_lib.agent.rollout import ANSWER_NOW
-from biomni_lib.errors import DataError
+from biomni_lib.errors import BiomniError, DataError, RunError
 from biomni_lib.evaluate import rows_file, trajectories_file
 from biomni_lib.provenance import read_manifest, stage_done
 from biomni_lib.rl.report import rollout_metrics, trajectory_rows, write_rows
@@ -18,12 +20,17 @@ from biomni_lib.sandbox import Sandbox
 from biomni_lib.sft.model import build_model, save_model
 from biomni_lib.sft.rejection import sample_teacher
 from biomni_lib.sft.tokenizer import train_tokenizer
-from biomni_lib.stages import budgets, build_data, evaluate, length_vs_score, results, verify
+from biomni_lib.stages import any_model, audit, budgets, build_data, evaluate, length_vs_score, results, verify
+from biomni_lib.stages.__main__ import app
 from biomni_lib.stages.length_findings import FAILS, HOLDS, OPEN, findings
 from biomni_lib.stages.paths import paths
 from biomni_lib.stages.sft import rollout_settings
 from biomni_lib.stages.stage import StageRun
+from biomni_lib.tasks.eval1 import COUNTS
+from biomni_lib.tasks.leaks.at_hand import EVAL1
 from biomni_lib.tracking import Tracker
+from tests.chat_endpoints import serving
+from tests.toy_benchmarks import eval1_rows, write
 
 SIZES = {
     "data": {"train_instances": 12, "dev_instances": 2, "heldout_instances": 6},
@@ -61,8 +68,6 @@ async def make_run(config, lake_dir):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, lake_dir):
     """A run folder in which both stages have finished, and the rows of the first. Tests that change it copy it."""
-    import asyncio
-
     from biomni_lib.config import load_config
 
     config = load_config("smoke", runs_root=tmp_path_factory.mktemp("evaluated") / "runs", **SIZES)
@@ -106,6 +111,15 @@ def test_both_stages_are_recorded_and_their_figures_drawn(finished):
     drawn = {"headline", "score-by-task", "seeds", "length-vs-score", "response-length", "length-odds", "dose-response"}
     kinds = ("pdf", "svg", "png", "csv", "txt")
     assert {f"{name}.{kind}" for name in drawn for kind in kinds} == {p.name for p in paths(config).figures.iterdir()}
+
+
+def test_scores_are_metrics_by_the_names_of_dashboards(finished):
+    config, rows = finished
+    table = pq.read_table(paths(config).run_dir / "metrics" / "evaluate.parquet").to_pandas()
+    names = [f"eval/{task}/{name}" for task in ("all", *config.data.tasks) for name in ("score", "ci_low", "ci_high")]
+    assert set(names) <= set(table.columns) and len(table) == 3
+    means = [rows.loc[rows["model"] == model, "score"].mean() for model in ("base", "sft", "rl")]
+    assert table["eval/all/score"].tolist() == pytest.approx(means, abs=1e-4)
 
 
 def test_every_reading_of_length_is_saved(finished):
@@ -209,6 +223,133 @@ def test_verification_meets_a_run_and_finds_what_was_changed(copied, capsys):
     assert not verify.run(copied)
     said = capsys.readouterr().out
     assert "rl.rows.parquet changed" in said and "MISS  results computed from the rows" in said
+
+
+TIMES = ["seconds", "generate_seconds", "tool_seconds"]
+
+
+def sampled(config, samples=2, instances=3):
+    """The settings with more samples an instance."""
+    changed = config.evaluate.model_copy(update={"samples": samples, "instances": instances})
+    return config.model_copy(update={"evaluate": changed})
+
+
+def no_engine(self):
+    raise AssertionError("an engine was opened for rows that are there")
+
+
+def test_any_model_is_asked_the_same_and_compared(copied, tmp_path, monkeypatch):
+    config = sampled(copied)
+    shutil.copytree(paths(copied).sft_model, tmp_path / "from-elsewhere")
+    models = ("rl", "sft", str(tmp_path / "from-elsewhere"))
+    found = any_model.run(config, models, split="dev", tasks=["rare_disease_diagnosis"])
+    rows = found.rows
+    assert found.folder.name == "dev-rare_disease_diagnosis-3x2"
+    assert rows.groupby("model", sort=False).size().to_dict() == {"rl": 4, "sft": 4, "from-elsewhere": 4}  # 2 patients
+    assert set(rows["task"]) == {"rare_disease_diagnosis"} and set(rows["usd"]) == {0.0}
+    same = [rows[rows["model"] == m].drop(columns=["model", *TIMES]).reset_index(drop=True) for m in models[1:2]]
+    same += [rows[rows["model"] == "from-elsewhere"].drop(columns=["model", *TIMES]).reset_index(drop=True)]
+    pd.testing.assert_frame_equal(*same)  # the same weights
+    assert list(zip(found.differences["model"], found.differences["reference"], strict=True))[::2] == [
+        ("rl", "sft"),
+        ("rl", "from-elsewhere"),
+        ("sft", "from-elsewhere"),
+    ]
+    assert (found.differences["p_holm"] >= found.differences["p"]).all()
+    assert (found.scores["k"] == 2).all() and "published: Biomni-R0-32B" in found.against_article
+    assert len(load_trajectories(trajectories_file(found.folder, "rl"))) == 4
+    assert {f.name for f in found.folder.glob("*.csv")} == {
+        "scores.csv",
+        "differences.csv",
+        "tasks-against-models.csv",
+    }
+    with monkeypatch.context() as patched:
+        patched.setattr(evaluate.OpenModel, "_open", no_engine)
+        again = any_model.run(config, models, split="dev", tasks=["rare_disease_diagnosis"])
+    pd.testing.assert_frame_equal(again.rows, rows)
+    shutil.rmtree(found.folder)
+    anew = any_model.run(config, ["rl"], split="dev", tasks=["rare_disease_diagnosis"])
+    first = rows[rows["model"] == "rl"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(anew.rows.drop(columns=TIMES), first.drop(columns=TIMES))
+    assert anew.differences is None
+
+
+def test_a_task_that_the_run_does_not_train_on_is_asked_too(copied):
+    found = any_model.run(sampled(copied, 1, 2), ["named=rl"], tasks=["crispr_delivery"])
+    assert found.rows[["task", "model"]].drop_duplicates().to_numpy().tolist() == [["crispr_delivery", "named"]]
+    assert len(found.rows) == 2
+
+
+def test_a_benchmark_is_asked_for_evaluation_alone(copied, tmp_path, monkeypatch):
+    monkeypatch.setenv(EVAL1, str(write(tmp_path / "eval1.parquet", eval1_rows())))
+    with pytest.raises(RunError, match="no eval1 score is reported for smoke: its training data were not audited"):
+        any_model.run(copied, ["rl"], split="eval1")
+    monkeypatch.setattr(audit, "ONE_CALL_INSTANCES", 1)
+    audit.run(copied)
+    shutil.copytree(paths(copied).sft_model, tmp_path / "stranger")
+    found = any_model.run(sampled(copied, 1, 1), ["rl", str(tmp_path / "stranger")], split="eval1")
+    assert set(found.rows["task"]) == set(COUNTS) and found.rows["instance_id"].str.startswith("eval1/").all()
+    assert found.notes[-1] == "What stranger was trained on is not known: leaks cannot be excluded."
+    assert "crispr_delivery 1" in found.notes[-2]
+
+
+def test_a_wrong_choice_of_models_or_questions_is_named(copied, tmp_path):
+    (tmp_path / "hollow").mkdir()
+    (tmp_path / "hollow" / "config.json").write_text("{}")
+    wrong = {
+        r"no model to evaluate": ([], {}),
+        r"model 'qwen': is no model of a run .+ no model's folder .+openai:MODEL": (["qwen"], {}),
+        r"sft/pretrained: no model pretrained; run `make reproduce PRESET=smoke`": (["pretrained"], {}),
+        r"hollow: a model's folder without weights .+ and a tokenizer": ([str(tmp_path / "hollow")], {}),
+        r"two models are called rl; rename one: NAME=": (["rl", "rl=sft"], {}),
+        r"split = 'test': unknown split; allowed: train, dev, heldout, eval1, lab-bench": (["rl"], {"split": "test"}),
+        r"task = 'surgery': unknown task; allowed: rare_disease": (["rl"], {"tasks": ["surgery"]}),
+        r"lab-bench is not at hand; download": (["rl"], {"split": "lab-bench"}),
+        r"run `?make data": (["rl"], {"tasks": ["gwas_variant_prioritization"]}),
+    }
+    for message, (models, choice) in wrong.items():
+        with pytest.raises(BiomniError, match=message):
+            any_model.run(copied, models, **choice)
+    record = read_manifest(copied, "evaluate").model_copy(update={"stage": "rl", "preset": "gpu-8b"})
+    (paths(copied).manifests / "rl.json").write_text(record.model_dump_json())
+    with pytest.raises(RunError, match="stage rl was run by preset gpu-8b"):
+        any_model.run(copied, ["rl"])
+    assert not paths(copied).models.exists()
+
+
+async def test_a_model_behind_an_endpoint_is_compared_with_the_runs_own(copied, tmp_path):
+    async def guesses(messages, max_tokens):
+        return "<think>\nx\n</think>\n<solution>\nnothing\n</solution>"
+
+    prices = tmp_path / "prices.toml"
+    prices.write_text('["org/m"]\ninput = 0.0\noutput = 1000000.0\n')  # one USD a written token
+    async with serving(guesses) as endpoint:
+        api = copied.api.model_copy(update={"url": endpoint.url, "prices": prices, "spend_max_usd": 1000.0})
+        config = sampled(copied, 1, 2).model_copy(update={"api": api})
+        found = await asyncio.to_thread(any_model.run, config, ["openai:org/m", "rl"])
+    rows = found.rows.set_index("model")
+    assert list(found.scores["model"].unique()) == ["openai-org-m", "rl"] and len(endpoint.asked) == 4
+    assert (rows.loc["openai-org-m", "usd"] >= 5).all() and (rows.loc["rl", "usd"] == 0).all()
+    assert (rows.loc["openai-org-m", "format"] == 1).all() and (rows.loc["openai-org-m", "score"] == 0).all()
+    assert found.differences["p_holm"].notna().all()
+
+
+def test_rows_of_another_version_of_the_code_are_said(copied, monkeypatch):
+    any_model.run(sampled(copied, 1, 1), ["rl"])
+    monkeypatch.setattr(any_model, "code_hash", lambda: "f" * 64)
+    (note,) = [n for n in any_model.run(sampled(copied, 1, 1), ["rl"]).notes if "another version" in n]
+    assert "than ffffffffffff: rl by" in note
+
+
+def test_the_command_line_evaluates_and_prints(copied):
+    sizes = [f"--set={s}={v}" for s, v in {"agent.max_turn_tokens": 300, "evaluate.bootstrap": 50}.items()]
+    sizes += [f"--set=data.{name}={n}" for name, n in SIZES["data"].items()]
+    sizes += ["--set=teacher.instances=12", "--set=evaluate.instances=2", "--set=model.vocab=2048"]
+    arguments = ["evaluate", "rl", "sft", "--preset", "smoke", "--runs-root", str(copied.runs_root), *sizes]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    assert "pass_at_k" in done.output and "p_holm" in done.output and "published: Biomni-R0-8B" in done.output
+    assert "NaN" not in done.output
 
 
 def test_missing_parts_are_named(copied):

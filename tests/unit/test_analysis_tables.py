@@ -5,7 +5,16 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from biomni_lib.analysis import acceptance_intervals, difference_by_seed, score_table, seed_table, summarize
+from biomni_lib.analysis import (
+    acceptance_intervals,
+    difference_by_seed,
+    evaluation_table,
+    score_table,
+    seed_table,
+    shown,
+    summarize,
+    tasks_against_models,
+)
 from biomni_lib.config import load_config
 from biomni_lib.errors import DataError
 from biomni_lib.provenance import write_manifest
@@ -46,6 +55,32 @@ def test_all_is_the_mean_over_instances_and_needs_every_task():
     assert table.loc[("all", "rl"), "score"] == pytest.approx(everything.mean())
     assert table.loc[("all", "rl"), "n"] == 50  # 40 of one task (ids repeat), 10 of the other
     assert np.isnan(table.loc[(TASKS[0], "lookup"), "format"])
+
+
+def test_what_answers_took_stands_behind_their_scores():
+    took = {"tool_calls": 2, "tool_seconds": 0.5, "usd": 0.25}
+    once = evaluated({"overlap": 0.5}).assign(format=np.nan, tool_calls=0, tool_seconds=0.0, usd=np.nan)
+    twice = pd.concat([evaluated({"rl": p}).assign(sample=n) for n, p in enumerate((0.0, 1.0))]).assign(**took)
+    rows = pd.concat([once, twice])
+    table = evaluation_table(rows)
+    scored = score_table(rows)
+    pd.testing.assert_frame_equal(table[scored.columns], scored)
+    rl = table.set_index(["task", "model"]).loc[("all", "rl")]
+    assert (rl["score"], rl["k"], rl["pass_at_k"]) == (0.5, 2, 1.0) and rl["pass_low"] < 1
+    assert (rl["mean_tool_calls"], rl["mean_tool_seconds"], rl["mean_usd"]) == (2, 0.5, 0.25)
+    rule = table.set_index(["task", "model"]).loc[(TASKS[0], "overlap")]
+    assert rule["k"] == 1 and rule["pass_at_k"] == pytest.approx(rule["score"]) and np.isnan(rule["mean_usd"])
+    with pytest.raises(DataError, match="evaluated rows: no column usd"):
+        evaluation_table(rows.drop(columns="usd"))
+
+
+def test_published_numbers_stand_in_columns_of_their_own_and_what_is_unknown_is_empty():
+    table = shown(tasks_against_models(score_table(evaluated({"rl": 0.8}))))
+    assert list(table.columns) == ["rl", "published: Qwen3-32B", "published: Biomni-R0-8B", "published: Biomni-R0-32B"]
+    assert table.loc["rare_disease_diagnosis", "published: Biomni-R0-8B"] == ""
+    assert table.loc["rare_disease_diagnosis", "published: Biomni-R0-32B"] == 0.67
+    assert table.loc["crispr_delivery"].tolist() == [""] * 4
+    assert table.index[0] == "all" and table.loc["all", "published: Biomni-R0-32B"] == 0.669
 
 
 def test_summary_has_the_promised_shape(tmp_path):

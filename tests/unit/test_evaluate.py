@@ -5,10 +5,12 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
+from biomni_lib import evaluate as evaluation
 from biomni_lib.agent.ledger import Trajectory, Turn, load_trajectories
 from biomni_lib.config import load_config
 from biomni_lib.errors import DataError
 from biomni_lib.evaluate import evaluate, evaluate_baselines, load_rows, rows_file, trajectories_file
+from biomni_lib.provenance import code_hash
 from biomni_lib.tasks import Instance
 
 GENES = [f"ENSG0000000000{i}" for i in range(6)]
@@ -100,6 +102,48 @@ def test_a_programming_error_ends_it_and_leaves_no_rows(tmp_path):
     with pytest.raises(ZeroDivisionError, match="a programming error"):
         run(Agent(fail_at=5), tmp_path)
     assert not rows_file(tmp_path, "rl").exists()
+
+
+@pytest.mark.parametrize("part", [1, 4])
+def test_a_stopped_evaluation_goes_on_with_what_is_missing(tmp_path, monkeypatch, part):
+    monkeypatch.setattr(evaluation, "PART_ROLLOUTS", part)
+    whole = run(Agent(), tmp_path / "whole")
+    with pytest.raises(ZeroDivisionError):
+        run(first := Agent(fail_at=9), tmp_path)
+    run(second := Agent(), tmp_path)
+    assert first.calls - 1 + second.calls >= 12 > second.calls  # those cut off with the one that failed are asked again
+    times = ["seconds"]
+    pd.testing.assert_frame_equal(load_rows([tmp_path]).drop(columns=times), whole.drop(columns=times))
+    kept = [
+        [t.token_ids.tolist() for t in load_trajectories(trajectories_file(d, "rl"))]
+        for d in (tmp_path, tmp_path / "whole")
+    ]
+    assert kept[0] == kept[1] and not (tmp_path / "rl.unfinished").exists()
+
+
+async def test_a_cancelled_evaluation_keeps_what_is_finished(tmp_path):
+    agent = Agent()
+    task = asyncio.create_task(evaluate("rl", agent, INSTANCES, CONFIG, tmp_path, key="weights 1", progress=silent))
+    while agent.calls < 8:
+        await asyncio.sleep(0.001)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    again = Agent()
+    await evaluate("rl", again, INSTANCES, CONFIG, tmp_path, key="weights 1", progress=silent)
+    assert 0 < again.calls < 12
+
+
+def test_what_was_finished_with_other_weights_is_not_taken_up(tmp_path):
+    with pytest.raises(ZeroDivisionError):
+        run(Agent(fail_at=9), tmp_path)
+    run(agent := Agent(), tmp_path, key="weights 2")
+    assert agent.calls == 12
+
+
+def test_rows_say_which_code_evaluated_them(tmp_path):
+    run(Agent(), tmp_path)
+    assert evaluation.code_of(rows_file(tmp_path, "rl")) == code_hash()
 
 
 def test_progress_counts_to_the_end(tmp_path):

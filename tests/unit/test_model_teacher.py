@@ -4,13 +4,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from biomni_lib.agent.ledger import Trajectory
 from biomni_lib.agent.rollout import ToolEnvironment
 from biomni_lib.config import RunConfig, load_config
 from biomni_lib.engines.api_budget import Journal, SpendingCapError
-from biomni_lib.errors import ConfigError, DataError, EngineError
+from biomni_lib.errors import DataError, EngineError
 from biomni_lib.sandbox.observation import Observation
 from biomni_lib.sft.model_teacher import sample_model
 from biomni_lib.sft.rejection import accept, acceptance_table
@@ -136,16 +137,22 @@ async def test_benchmarks_are_not_taught(tmp_path: Path) -> None:
 
 
 async def test_a_frontier_model_is_evaluated_like_any_other(tmp_path: Path) -> None:
+    async def asked(config: RunConfig) -> pd.DataFrame:
+        return await stage.evaluate_endpoint(config, "m", "openai", "org/m", INSTANCES, TOOLS, tmp_path / "out")
+
     async with serving(knows) as endpoint:
         config = settings(tmp_path, endpoint.url, spend_max_usd=10_000)
         with pytest.raises(DataError, match="no tokenizer to count with"):
-            await stage.evaluate_endpoint(config, "openai", "org/m", INSTANCES, TOOLS)
+            await asked(config)
         shutil.copytree(opened(config).paths.base, opened(config).paths.sft_model)
         (tmp_path / "prices.toml").write_text(PRICES.replace("[m]", '["org/m"]'))
-        rows = await stage.evaluate_endpoint(config, "openai", "org/m", INSTANCES, TOOLS)
-        asked = len(endpoint.asked)
-        again = await stage.evaluate_endpoint(config, "openai", "org/m", INSTANCES, TOOLS)
-    assert (len(rows), rows["score"].mean(), rows["format"].mean(), set(rows["model"])) == (6, 1, 1, {"openai-org-m"})
-    assert len(endpoint.asked) == asked and again.equals(rows)
-    with pytest.raises(ConfigError, match="engine = 'mystic': is no endpoint; allowed: openai, anthropic"):
-        stage.frontier(config, "mystic", "m")
+        rows = await asked(config)
+        requests = len(endpoint.asked)
+        again = await asked(config)
+        shutil.rmtree(tmp_path / "out")
+        anew = await asked(config)
+    assert (len(rows), rows["score"].mean(), rows["format"].mean(), set(rows["model"])) == (6, 1, 1, {"m"})
+    assert len(endpoint.asked) == requests and again.equals(rows)
+    read = 2 * 1e-6 * 10_000  # of two turns, at most: what was read costs next to nothing here
+    assert rows["usd"].between(WRITTEN, WRITTEN + read).all()
+    assert anew["usd"].tolist() == rows["usd"].tolist()  # what was paid then, although nothing is paid now

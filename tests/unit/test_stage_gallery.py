@@ -10,7 +10,7 @@ import pytest
 from biomni_lib import figures
 from biomni_lib.errors import DataError, RunError
 from biomni_lib.provenance import write_manifest
-from biomni_lib.stages import cards, citation, gallery, publication, results, summary
+from biomni_lib.stages import cards, citation, gallery, pages, paper, publication, results, summary, verify
 from biomni_lib.stages.drawings import Drawing, save_drawings
 from biomni_lib.stages.paths import paths
 from tests.toy_results import save_evaluation
@@ -138,6 +138,89 @@ def test_figures_of_the_run_are_published_with_it_and_refused_in_part(run, folde
     (paths(run).figures / "rl-learning-curves.csv").unlink()
     with pytest.raises(DataError, match=r"rl-learning-curves.csv is missing beside its figure"):
         publication.publish(run)
+
+
+@pytest.fixture
+def published(run, tmp_path, monkeypatch):
+    """That run with everything published; the folder of the published results beside its README."""
+    monkeypatch.setattr(paper, "results_dir", lambda: tmp_path / "results")
+    monkeypatch.setattr(pages, "results_dir", lambda: tmp_path / "results")
+    monkeypatch.setattr(pages, "project_root", lambda: tmp_path)
+    publication.publish(run)
+    results.publish_seeds(run, [run.seed])
+    return run
+
+
+@pytest.fixture
+def no_paper(monkeypatch):
+    """As where the package typst is not installed: setting the paper takes seconds."""
+    monkeypatch.setattr(paper, "available", lambda: False)
+
+
+def checks(config, *, of_this_run=True):
+    return {c.what: c for c in pages.check_pages(config, verify.published(config), of_this_run=of_this_run)}
+
+
+@pytest.mark.skipif(not paper.available(), reason="the package typst is not installed")
+def test_published_pages_are_made_again_and_what_was_changed_is_named(published, tmp_path):
+    paper.publish(published)
+    found = checks(published)
+    assert set(found) == {
+        "README.md, block of results",
+        "results/figures-smoke/index.html",
+        "results/paper-smoke.pdf",
+        "results/model-card-smoke.md",
+        "results/data-card-smoke.md",
+    }
+    assert all(check.met for check in found.values()), found
+    changed = {
+        "README.md": (b"0.800", b"0.900"),
+        "results/figures-smoke/index.html": (b"Score", b"Marks"),
+        "results/paper-smoke.pdf": (b"%PDF-1.7", b"%PDF-1.6"),
+        "results/model-card-smoke.md": (b"| all | rl | 0.800", b"| all | rl | 0.900"),
+        "results/data-card-smoke.md": (b"train 8", b"train 9"),
+    }
+    for name, (old, new) in changed.items():
+        there = (tmp_path / name).read_bytes()
+        assert old in there
+        (tmp_path / name).write_bytes(there.replace(old, new))
+    found = checks(published)
+    assert len(found) == 5 and not any(check.met for check in found.values())
+    assert all("stages publish --preset smoke" in check.remedy for check in found.values())
+    assert found["results/model-card-smoke.md"].found == "others in What they score"
+    assert found["results/data-card-smoke.md"].found == "others in Instances"
+    for name in changed:
+        (tmp_path / name).unlink()
+    assert [check.found for check in checks(published).values()] == ["missing"] * 4  # nothing promises a README
+
+
+def test_of_another_run_only_what_follows_from_settings_and_results_must_be_the_same(published, no_paper):
+    file = paths(published).manifests / "rl.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"seconds": 99.0}))
+    card = "results/model-card-smoke.md"
+    assert checks(published)[card].found == "others in How it was run"
+    assert checks(published, of_this_run=False)[card].met
+    (paths(published).rl_model / "model.safetensors").unlink()
+    found = checks(published, of_this_run=False)[card]
+    assert not found.met and "stage rl: output smoke/rl/model/model.safetensors is missing" in found.found
+
+
+def test_verification_prints_each_miss_with_its_remedy(published, no_paper, tmp_path, capsys):
+    (tmp_path / "results" / "data-card-smoke.md").unlink()
+    assert not verify.run(published)
+    said = capsys.readouterr().out
+    assert "MISS  results/paper-smoke.pdf: typst is not installed" in said and "      remedy: make setup" in said
+    assert "ok    all, rl: score 0.8" in said and "ok    results/model-card-smoke.md: the same" in said
+    assert "MISS  results/data-card-smoke.md: missing" in said and "      remedy: python -m biomni_lib.stages" in said
+    manifest = paths(published).manifests / "sft.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"lock_hash": "0", "code_hash": "f" * 64}))
+    verify.run(published)
+    said = capsys.readouterr().out
+    assert "note: stage sft was made by code ffffffffffff, which is now" in said
+    assert "with another environment/cpu.lock than there is now" in said
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"preset": "gpu-8b"}))
+    assert not verify.run(published)
+    assert "MISS  folder: " in (said := capsys.readouterr().out) and "stage sft was run by preset gpu-8b" in said
 
 
 def test_a_card_of_an_unfinished_or_altered_run_is_refused(run):

@@ -70,4 +70,7 @@ def test_a_broken_published_summary_is_named(config, tmp_path, monkeypatch):
     monkeypatch.setattr(results, "results_dir", lambda: tmp_path)
     results.summary_file(config).write_text(json.dumps({"preset": "smoke"}))
     with pytest.raises(DataError, match=r"summary-smoke\.json: not a readable summary"):
-        verify.published_tasks(config)
+        verify.published(config)
+    results.summary_file(config).write_text(json.dumps({"preset": "cpu", "tasks": {"all": {}}}))
+    with pytest.raises(DataError, match=r"summary-smoke\.json: is of preset cpu, not smoke"):
+        verify.published(config)

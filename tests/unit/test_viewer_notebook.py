@@ -47,6 +47,18 @@ def test_two_on_one_question_stand_in_one_section():
     assert shown.index("SFT") < shown.index(">RL<")
 
 
+def test_long_conversations_stay_small_and_say_what_is_left_out():
+    words, code = "a very long thought " * 20_000, "print(1)\n" * 50_000
+    texts = (*[f"<think>{words}</think><execute>{code}</execute>"] * 40, SOLVED)
+    pair = show(
+        [rolled(0, model, texts=texts, observation=words) for model in ("sft", "rl")], [question(0, prompt=words)]
+    )
+    shown = pair._repr_html_()
+    assert len(shown) < 500_000 and len(repr(pair)) < 100_000
+    assert shown.count("[33 turns left out; the page of make viewer has them]") == 2
+    assert "characters cut]" in shown and "Turn 41" in shown and "Turn 20 " not in shown
+
+
 def test_numbers_code_and_observation_are_there():
     shown = show(rolled(0, version=3), [question(0)])._repr_html_()
     text = re.sub(r"<[^>]*>", "", shown)

@@ -28,7 +28,7 @@ from biomni_lib.errors import DataError
 from biomni_lib.figures.style import look, model_order, words
 from biomni_lib.rl.recipe import load_recipe
 from biomni_lib.stages.paper.published import Published
-from biomni_lib.stages.verify import TRAINED
+from biomni_lib.stages.results import TRAINED
 from biomni_lib.tasks import BUNDLED_TASKS, PUBLIC_TASKS
 from biomni_lib.tools import domains_for, tool_names
 
