@@ -30,7 +30,8 @@ from biomni_lib.sft.turns import (
 from biomni_lib.tasks.gene_baselines import read_prompt
 
 _GENES = 'g = q.split("Candidate genes: ")[1].split(", ")\nh = {x: [x] for x in g}\n'
-_VARIANTS = """h = {r: [e for e, *_ in nearest_genes(c, int(p), top=5)] for r, c, p in re.findall(r"(rs\\d+) \\((\\w+):(\\d+)", q)}
+_VARIANTS = """v = re.findall(r"(rs\\d+) \\((\\w+):(\\d+)", q)
+h = {r: [e for e, *_ in nearest_genes(c, int(p), top=5)] for r, c, p in v}
 g = list(h)
 """
 _TRAIT = 'w = q.partition(": ")[2].partition("\\n")[0]\n'
@@ -66,7 +67,7 @@ NAME = Evidence(
 )
 EXPRESSION = Evidence("", "math.log10(1 + sum(v for _, v in tissue_expression(x, top=10)))")
 PATHOGENIC = Evidence("", "max(math.log10(1 + count_pathogenic_variants(y)) for y in h[x])")
-PARALOGS = Evidence("", "-len(paralogs_of(x, top=100))")
+PARALOGS = Evidence("", "len(paralogs_of(x, top=100))")
 
 
 def _described(words: str) -> Evidence:
@@ -91,7 +92,7 @@ class Kind(NamedTuple):
 
 
 LOCUS = Kind(_GENES + _TRAIT, ((1, NEARNESS), (4, PHENOTYPE)), (0.5, DRUGGABLE))
-REGION = Kind(_GENES + _TRAIT, ((3, PHENOTYPE), (1, DRUGGABLE)), (0.3, PATHOGENIC))
+REGION = Kind(_GENES + _TRAIT, ((3, PHENOTYPE), (1, DRUGGABLE)), (0.01, PARALOGS))
 VARIANT = Kind(_VARIANTS + _TRAIT, ((1, PHENOTYPE), (0.2, NAME)), (0.1, PATHOGENIC))
 SCREENED = (
     ("neuron", 'w = "neurodegeneration"\n'),
@@ -105,7 +106,7 @@ def kind_of(prompt: str) -> Kind:
     lines, _ = read_prompt(prompt)
     if "Screen" in lines:
         words = next(code for said, code in SCREENED if said in lines["Screen"])
-        return Kind(_GENES + words, ((3, PHENOTYPE), (0.5, EXPRESSION), (1, ESSENTIAL)), (0.03, PARALOGS))
+        return Kind(_GENES + words, ((3, PHENOTYPE), (0.5, EXPRESSION), (1, ESSENTIAL)), (-0.03, PARALOGS))
     return next(kind for line, kind in (("Locus", LOCUS), ("Region", REGION), ("Variants", VARIANT)) if line in lines)
 
 

@@ -176,7 +176,7 @@ def amplify(template: str, forward: str, reverse: str, min_match: int = 15, circ
     Args:
         template: 5' to 3'. forward, reverse: primers, each 5' to 3'; either may bind either strand. min_match: bases at
         the 3' end of a primer that must match fully, at least 8. circular: True for a plasmid.
-    Returns: [product with both tails, 5' to 3' from the forward primer on, ...], shortest first; empty when there is none.
+    Returns: [product with both tails, 5' to 3' from the forward primer on, ...], shortest first; empty without any.
     Example: amplify("TTACGTTGCATTGGCCATTATT", "CCACGTTGCA", "TAATGGCC", min_match=8) -> ["CCACGTTGCATTGGCCATTA"]
     """
     matched, top, start, end = whole_number("min_match", min_match), *map(str, map(_seq, (template, forward, reverse)))
