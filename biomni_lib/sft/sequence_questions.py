@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 
 _OPTIONS = 'd = dict(re.findall(r"(?m)^([\\w ]+): (.+)$", q))\no = {k: d[k] for k in "abcdef"}\n'
-_SEQUENCE = 's = d["Sequence"]\n'
+_SEQUENCE = 't = d["Sequence"]\n'
 _DIGEST = 'z = digest(d["Sequence"], d["Enzymes"].split(" and "), circular=c)\n'
 _TEMPLATE = 't = d["Template"]\n'
 _ORF = """def orf(s):
@@ -30,15 +30,15 @@ b = a + (h["overhang_length"] if h["overhang"] == "5'" else 0)
 g = v[a - n[-1]:a] + orf(t) + v[b:b + n[-1]]
 """
 KINDS: Mapping[str, tuple[str, str]] = {
-    "what is the GC content": (_SEQUENCE, "-abs(gc_content(s) - int(i))"),
+    "what is the GC content": (_SEQUENCE, "-abs(gc_content(t) - int(i))"),
     "how many fragments": (_DIGEST, "len(z) == int(i)"),
     "how long are the fragments": (_DIGEST, '", ".join(map(str, z)) == i'),
     "which amino acid is number": (
         f"from Bio.SeqUtils import seq3\n{_SEQUENCE}{_ORF}",
-        "seq3(translate(orf(s))[n[0] - 1]) == i",
+        "seq3(translate(orf(t))[n[0] - 1]) == i",
     ),
-    "what is the product of": (_SEQUENCE + _ORF, 'translate(orf(s)) == i + "*"'),
-    "how many ORFs": (_SEQUENCE, "len(find_orfs(s, n[0] + 1)) == int(i)"),
+    "what is the product of": (_SEQUENCE + _ORF, 'translate(orf(t)) == i + "*"'),
+    "how many ORFs": (_SEQUENCE, "len(find_orfs(t, n[0] + 1)) == int(i)"),
     "which start codon": ("", '(i[6] in "AG") + (i[12] == "G")'),
     "how long is the PCR product": (
         _TEMPLATE,
