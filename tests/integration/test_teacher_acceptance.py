@@ -32,7 +32,7 @@ FLOORS = {
     "lab_bench_dbqa": 0.7,
     "lab_bench_seqqa": 1.0,
     "crispr_delivery": 0.7,
-    "gwas_causal_gene_opentargets": 0.4,
+    "gwas_causal_gene_opentargets": 0.3,
     "gwas_causal_gene_pharmaprojects": 0.2,
     "gwas_causal_gene_gwas_catalog": 0.25,
     "gwas_variant_prioritization": 0.2,
