@@ -153,6 +153,11 @@ class PromptConfig(Section):
     tools: Literal["names", "signatures", "docs"] = Field(
         "names", description="How much of each tool the prompt shows."
     )
+    biomni_tools: tuple[str, ...] = _later(
+        (),
+        description="Fields of the official package `biomni`, such as `genetics`, whose functions the prompt lists "
+        "too; the package has to be installed.",
+    )
 
 
 class AgentConfig(Section):

@@ -66,7 +66,7 @@ class MemberRunner:
         self.format_weight, self.first = spec.format_weight, spec.instances[:1]
         self.settings = RolloutSettings(
             agent=config.agent,
-            system_prompt=system_prompts(config.prompt.tools),
+            system_prompt=system_prompts(config.prompt.tools, config.prompt.biomni_tools),
             execute_timeout_s=config.sandbox.execute_timeout_s,
             temperature=config.rl.temperature,
             deadlines=config.rl.max_staleness > 0,

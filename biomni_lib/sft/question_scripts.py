@@ -1,8 +1,9 @@
 """What the scripted teacher writes about a question with six options.
 
-Of a question on the lake (`lab_bench_dbqa`) the code copies the facts, scores each option by the tools, and prints the
-letter of the best. A case of CRISPR delivery needs no tool: a rule of thumb names the method; there `lucky_guess`
-guesses and every other strategy follows the rule.
+Of a question on the lake (`lab_bench_dbqa`) or on sequences (`lab_bench_seqqa`) the code copies the facts, scores each
+option by the tools, and prints the letter of the best; on sequences `verified` looks for a second one as good. A case
+of CRISPR delivery needs no tool: a rule of thumb names the method; there `lucky_guess` guesses and every other strategy
+follows the rule.
 """
 
 from __future__ import annotations
@@ -13,7 +14,19 @@ import numpy as np
 
 from biomni_lib.engines.scripted import Conversation
 from biomni_lib.errors import ConfigError
-from biomni_lib.sft.turns import ALL_FACTS, ANSWER, GUESS, NEXT, ONE_BY_ONE, ONE_FACT, copy_facts, execute, solution
+from biomni_lib.sft import sequence_questions
+from biomni_lib.sft.turns import (
+    ALL_FACTS,
+    ANSWER,
+    GUESS,
+    NEXT,
+    ONE_BY_ONE,
+    ONE_FACT,
+    VERIFY_ANOTHER,
+    copy_facts,
+    execute,
+    solution,
+)
 from biomni_lib.tasks.choices import LETTERS
 from biomni_lib.tasks.crispr import letter_of, method_by_keywords, read_case
 from biomni_lib.tasks.crispr_cases import METHODS
@@ -39,15 +52,19 @@ class Question:
 
     def __init__(self, prompt: str) -> None:
         first = prompt.partition("\n")[0]
-        known = [code for said, code in KINDS.items() if said in first]
-        if not known:
+        on_lake, on_sequences = (
+            [code for said, code in kinds.items() if said in first] for kinds in (KINDS, sequence_questions.KINDS)
+        )
+        if not on_lake and not on_sequences:
             raise ConfigError(f"the scripted teacher cannot answer {first!r}; take its task out of data.tasks")
+        self.of_sequences = not on_lake
+        read, self.score = (on_lake or on_sequences)[0]
+        self.read = f"{read}{_OPTIONS}" if on_lake else sequence_questions.stated(first) + read
         self.copy = copy_facts(prompt)
-        self.read, self.score = known[0]
 
     def setup(self) -> str:
         """The facts, and the score of an option by its letter."""
-        return f"{self.copy}{self.read}{_OPTIONS}f = lambda k: (lambda i: {self.score})(o[k])\n"
+        return f"{self.copy}{self.read}f = lambda k: (lambda i: {self.score})(o[k])\n"
 
 
 def is_question(prompt: str) -> bool:
@@ -61,9 +78,9 @@ def is_case(prompt: str) -> bool:
 
 
 def answer(observation: str, rng: np.random.Generator) -> str:
-    """The turn that answers the letter which the code printed; any letter when it printed none."""
-    printed = observation.strip()
-    return solution(ANSWER, printed if printed in set(LETTERS) else _any_letter(rng))
+    """The turn that answers the letter which the code printed, one of several, or any when it printed none."""
+    printed = observation.split()
+    return solution(ANSWER, str(rng.choice(printed)) if printed and {*printed} <= {*LETTERS} else _any_letter(rng))
 
 
 def _any_letter(rng: np.random.Generator) -> str:
@@ -101,12 +118,21 @@ def _one_by_one(seen: Conversation, rng: np.random.Generator) -> str:
 
 
 _all_findings = _compare(ALL_FACTS, "o")
+
+
+def _verified(seen: Conversation, rng: np.random.Generator) -> str:
+    """Of a question on sequences: is the best option the only one? If not, any of the best."""
+    if len(seen.turns) != 1 or not Question(seen.prompt).of_sequences:
+        return _all_findings(seen, rng)
+    return execute(VERIFY_ANOTHER, "print(*(k for k in o if f(k) == max(map(f, o))))")
+
+
 SCRIPTS: Mapping[str, Callable[[Conversation, np.random.Generator], str]] = {
     "lucky_guess": _lucky_guess,
     "one_finding": _compare(ONE_FACT, '"{pair}"'),
     "one_by_one": _one_by_one,
     "all_findings": _all_findings,
-    "verified": _all_findings,
+    "verified": _verified,
 }
 CASE_SCRIPTS: Mapping[str, Callable[[Conversation, np.random.Generator], str]] = dict.fromkeys(SCRIPTS, _case) | {
     "lucky_guess": _lucky_guess

@@ -4,7 +4,7 @@ It reads the prompt and the observations, writes code that composes the tools, a
 Strategies cross depth with quality, so that length alone says little: `lucky_guess` is short and poor, `all_findings`
 short and good, `one_by_one` long and poor, `verified` long and best; `malformed` breaks the protocol in several ways.
 Openly a design choice: correlations of length and score in models that learned from it reflect this design.
-What a strategy writes depends on the task: `patient_scripts`, `question_scripts`.
+What a strategy writes depends on the task: `patient_scripts`, `question_scripts`, `candidate_scripts`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from biomni_lib.engines.scripted import Conversation, Script
-from biomni_lib.sft import patient_scripts, question_scripts, turns
+from biomni_lib.sft import candidate_scripts, patient_scripts, question_scripts, sequence_questions, turns
 
 STRATEGIES: Mapping[str, float] = {
     "lucky_guess": 0.15,
@@ -28,7 +28,8 @@ STRATEGIES: Mapping[str, float] = {
 """How often the mixed teacher follows each strategy."""
 BEST_STRATEGY: Mapping[str, float] = {"verified": 1.0}
 """The best strategy alone, as a mix."""
-SOURCES = (Path(__file__), *(Path(str(module.__file__)) for module in (patient_scripts, question_scripts, turns)))
+_SCRIPTS = (candidate_scripts, patient_scripts, question_scripts, sequence_questions, turns)
+SOURCES = (Path(__file__), *(Path(str(module.__file__)) for module in _SCRIPTS))
 """The modules that decide what it writes."""
 Write = Callable[[Conversation, np.random.Generator], str]
 """The next turn of a conversation."""
@@ -52,6 +53,8 @@ def _scripts(prompt: str) -> Mapping[str, Write]:
     """A script for each well-formed strategy, by the kind of prompt."""
     if question_scripts.is_case(prompt):
         return question_scripts.CASE_SCRIPTS
+    if candidate_scripts.offers_candidates(prompt):
+        return candidate_scripts.SCRIPTS
     return question_scripts.SCRIPTS if question_scripts.is_question(prompt) else patient_scripts.SCRIPTS
 
 

@@ -11,6 +11,8 @@ ONE_BY_ONE = "I look the facts up in turn."
 GUESS = "I guess at one of the candidates."
 NEXT = "I look the next fact up."
 VERIFY = "I verify against the excluded facts."
+VERIFY_ANOTHER = "I verify that no other fits as well."
+VERIFY_FURTHER = "I verify against one more fact."
 ANSWER = "I answer what my code has found."
 """Thought before every answer that code has found."""
 

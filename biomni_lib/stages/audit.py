@@ -1,8 +1,9 @@
 """The audit of a run: what its training data share with what models are judged on, and how far one tool call goes.
 
-Compared are the instances that the run has saved, which are those that its models learn from, and of every other task
-the ones that its settings draw. A task whose data are not built is skipped by name; a benchmark that is not at hand is
-NOT AUDITED, and no score on it is reported (`tasks.leaks.require_audited`).
+Compared are the instances that the run has saved, which are those that its models learn from, and of every other task,
+published patients included, the ones that its settings draw. Published and simulated patients of a task are compared
+together. What has no data built is skipped by name; a benchmark that is not at hand is NOT AUDITED, and no score on it
+is reported (`tasks.leaks.require_audited`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,8 +26,11 @@ from biomni_lib.tasks.leaks.at_hand import REMEDY
 from biomni_lib.tasks.leaks.compare import APART, COUNTED, LEAK, NOT_AUDITED
 from biomni_lib.tasks.leaks.record import digest, require_audited, require_same, saved_sha256, told
 from biomni_lib.tasks.one_call import EASY_ABOVE, is_too_easy
+from biomni_lib.tasks.real_patients import patients_lacking, real_patient_tasks
 from biomni_lib.tasks.splits import SPLITS
 
+PUBLISHED = "published patients"
+"""Their name where their data are not built."""
 ONE_CALL_INSTANCES = 100
 """Most held-out instances of each task on which single calls are tried; more would take minutes."""
 
@@ -68,10 +72,12 @@ def run(config: RunConfig) -> AuditRecord:
 
 
 def open_every_task(config: RunConfig, lake: Lake) -> tuple[dict[str, Task], dict[str, str]]:
-    """The tasks whose data are built, whether the run trains on them or not; and what each of the others lacks."""
-    skipped = {name: why for name, why in data_lacking(config.lake_dir).items() if why}
-    here = (name for name in task_names() if name not in skipped)
-    return {name: get_task(name, lake, config.data, config.seed) for name in here}, skipped
+    """The tasks whose data are built, whether the run trains on them or not, those about published patients by arm; and
+    what each of the others lacks."""
+    lacking = data_lacking(config.lake_dir) | {PUBLISHED: patients_lacking(config.lake_dir)}
+    here = {name: get_task(name, lake, config.data, config.seed) for name in task_names() if not lacking.get(name)}
+    published = {} if lacking[PUBLISHED] else real_patient_tasks(lake, config.data, config.seed)
+    return here | published, {name: why for name, why in lacking.items() if why}
 
 
 def own_instances(config: RunConfig, tasks: Mapping[str, Task]) -> dict[str, dict[str, list[Instance]]]:

@@ -252,7 +252,7 @@ def evaluation_settings(config: RunConfig) -> RolloutSettings:
     """No clock decides an outcome here: turns, tokens and tool time are limited, trajectories not."""
     return RolloutSettings(
         agent=config.agent,
-        system_prompt=system_prompts(config.prompt.tools),
+        system_prompt=system_prompts(config.prompt.tools, config.prompt.biomni_tools),
         execute_timeout_s=config.sandbox.execute_timeout_s,
         temperature=config.evaluate.temperature,
         deadlines=False,

@@ -48,7 +48,7 @@ def teacher_instances(config: RunConfig, train: Sequence[Instance]) -> list[Inst
 
 def rollout_settings(config: RunConfig, temperature: float = 1.0) -> RolloutSettings:
     """The run's settings of a rollout."""
-    prompt = system_prompts(config.prompt.tools)
+    prompt = system_prompts(config.prompt.tools, config.prompt.biomni_tools)
     return RolloutSettings(config.agent, prompt, config.sandbox.execute_timeout_s, temperature=temperature)
 
 

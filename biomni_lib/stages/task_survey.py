@@ -12,8 +12,10 @@ import pandas as pd
 from biomni_lib.config import RunConfig
 from biomni_lib.lake import Lake, sources
 from biomni_lib.lake.datasets import DATA_SETS
+from biomni_lib.stages.audit import best_calls
 from biomni_lib.stages.build_data import baseline_scores
 from biomni_lib.tasks import PUBLIC_TASKS, Instance, Task, data_lacking, get_task, task_names
+from biomni_lib.tasks.one_call import EASY_ABOVE, LOOKUPS
 from biomni_lib.tasks.real_patients import patients_lacking, real_patient_tasks
 from biomni_lib.tasks.splits import SPLITS
 from biomni_lib.tools import domains_for
@@ -96,6 +98,19 @@ def size_table(tasks: Mapping[str, Task]) -> pd.DataFrame:
         sizes = {split: len(instances) for split, instances in made.items()}
         rows.append({"task": name, **sizes, "disjoint in": what, **counts})
     return pd.DataFrame(rows).set_index("task")
+
+
+def one_call_table(tasks: Mapping[str, Task], lake: Lake, most: int) -> pd.DataFrame:
+    """How far the best single tool call goes in each task, beside the rate above which the task is made harder.
+
+    Args:
+        most: held-out instances tried of each task; `make audit` tries more.
+    Returns: one row a task: tool, source, part, rate, offered, n (see `tasks.one_call`) and `stated rate`, which the
+        twins of lookups are exempt from.
+    """
+    table = pd.DataFrame(best_calls(tasks, lake, most)).set_index("task").drop(columns="easy")
+    table["stated rate"] = ["exempt" if name in LOOKUPS else EASY_ABOVE for name in table.index]
+    return table
 
 
 def real_patient_table(config: RunConfig, lake: Lake) -> pd.DataFrame:

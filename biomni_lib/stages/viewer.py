@@ -52,7 +52,7 @@ def run(
     notes += _about_questions(entries, questions)
     for note in notes:
         report(f"note: {note}")
-    prompt = system_prompts(config.prompt.tools)
+    prompt = system_prompts(config.prompt.tools, config.prompt.biomni_tools)
     made = render_page(
         entries,
         questions,

@@ -41,10 +41,8 @@ async def weights_in_flight(config: RunConfig, instances: Sequence[Instance]) ->
             context=config.model.context,
             kv_on_update=choice,
         )
-        prompts = [
-            engine.renderer.prompt(system_prompts(config.prompt.tools)(instance.task), instance.prompt)
-            for instance in instances[:count]
-        ]
+        told = system_prompts(config.prompt.tools, config.prompt.biomni_tools)
+        prompts = [engine.renderer.prompt(told(one.task), one.prompt) for one in instances[:count]]
         replies = await _write(engine, prompts, config)
         stats = engine.stats()
         await engine.close()

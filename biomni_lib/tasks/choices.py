@@ -7,7 +7,7 @@ Not covered: an option that refuses to answer, which LAB-Bench has and the recip
 
 import re
 import zlib
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -16,11 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from biomni_lib.config import DataConfig
-from biomni_lib.errors import ConfigError, DataError
+from biomni_lib.errors import DataError
 from biomni_lib.tasks.base import Instance
-from biomni_lib.tasks.grading import grade
-from biomni_lib.tasks.splits import SPLITS
+from biomni_lib.tasks.drawn import DrawnTask
 
 LETTERS = "abcdef"
 MOST_DRAWS = 500
@@ -44,46 +42,10 @@ class Question:
     meta: dict[str, Any] = field(default_factory=dict)
 
 
-class ChoiceTask(ABC):
-    """Instances in turn of every kind: instance i of a split is of kind i modulo the number of kinds.
+class ChoiceTask(DrawnTask):
+    """Instances in turn of every kind: instance i of a split is of kind i modulo the number of kinds."""
 
-    Args:
-        config: how many instances a split has.
-        seed: of the training instances. Dev and held-out instances are the same for every seed, as instruments are.
-    """
-
-    name = ""
-    stream = 0
     kinds: tuple[str, ...] = ()
-
-    def __init__(self, config: DataConfig, seed: int) -> None:
-        self.config, self.seed = config, seed
-        self._made: dict[str, list[Instance]] = {}
-
-    def instances(self, split: str) -> list[Instance]:
-        """All instances of a split; instance i of a seed does not depend on how many are asked for."""
-        if split not in SPLITS:
-            raise ConfigError(f"unknown split {split!r}; the splits are {', '.join(SPLITS)}")
-        if split not in self._made:
-            seed = self.seed if split == "train" else 0
-            words = (seed, self.stream, SPLITS.index(split))
-            self._made[split] = [
-                self._instance(split, np.random.default_rng(np.random.SeedSequence([*words, number])), seed, number)
-                for number in range(getattr(self.config, f"{split}_instances"))
-            ]
-        return self._made[split]
-
-    def prompt(self, instance: Instance) -> str:
-        """The text shown to the agent."""
-        return instance.prompt
-
-    def grade(self, instance: Instance, answer: str | None, *, strict: bool = False) -> float:
-        """1.0 for the right letter, case ignored and blanks trimmed, else 0.0; never raises."""
-        return grade(self.name, answer, instance.gold, strict=strict)
-
-    def gold_answer(self, instance: Instance) -> str:
-        """The gold itself is an answer in the output format."""
-        return instance.gold
 
     def baselines(self) -> dict[str, Callable[[Instance], str]]:
         """Guesses that know nothing of biology.
@@ -103,6 +65,13 @@ class ChoiceTask(ABC):
     @abstractmethod
     def ask(self, kind: str, split: str, rng: np.random.Generator) -> Question | None:
         """One question of a kind over a split's own data, or None when this draw yields none."""
+
+    def _make(self, split: str, seed: int, count: int) -> list[Instance]:
+        words = self._words(split, seed)
+        return [
+            self._instance(split, np.random.default_rng(np.random.SeedSequence([*words, number])), seed, number)
+            for number in range(count)
+        ]
 
     def _instance(self, split: str, rng: np.random.Generator, seed: int, number: int) -> Instance:
         kind = self.kinds[number % len(self.kinds)]

@@ -16,12 +16,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from biomni_lib.config import DataConfig
-from biomni_lib.errors import ConfigError
 from biomni_lib.lake import Lake
 from biomni_lib.tasks.base import Instance
 from biomni_lib.tasks.crispr_cases import METHODS, Case, load_cases
-from biomni_lib.tasks.grading import grade
-from biomni_lib.tasks.splits import SPLITS
+from biomni_lib.tasks.drawn import DrawnTask
 
 LETTERS = "abcdef"
 
@@ -36,7 +34,7 @@ KEYWORDS = (
 """A rule of thumb read from the training cases: the first pattern that the case's text has names the method."""
 
 
-class CrisprDelivery:
+class CrisprDelivery(DrawnTask):
     """Choose the method of delivery.
 
     Args:
@@ -51,34 +49,18 @@ class CrisprDelivery:
     output_format = "one letter, a to f"
 
     def __init__(self, lake: Lake | None, config: DataConfig, seed: int) -> None:
-        self.config, self.seed = config, seed
+        super().__init__(config, seed)
         self._cases = load_cases()
 
-    def instances(self, split: str) -> list[Instance]:
-        """All instances of a split; instance i of a seed does not depend on how many are asked for."""
-        if split not in SPLITS:
-            raise ConfigError(f"unknown split {split!r}; the splits are {', '.join(SPLITS)}")
+    def _make(self, split: str, seed: int, count: int) -> list[Instance]:
         cases = [case for case in self._cases if case.split == split]
-        count = getattr(self.config, f"{split}_instances")
-        seed, count = (self.seed, count) if split == "train" else (0, min(count, len(cases)))
-        words = (seed, self.stream, SPLITS.index(split))
+        count = count if split == "train" else min(count, len(cases))
+        words = self._words(split, seed)
         shown = (cases[number % len(cases)] for number in range(count))
         return [
             self._instance(case, order_of_options(case.right, words, number), f"{split}-{seed}-{number}")
             for number, case in enumerate(shown)
         ]
-
-    def prompt(self, instance: Instance) -> str:
-        """The text shown to the agent."""
-        return instance.prompt
-
-    def grade(self, instance: Instance, answer: str | None, *, strict: bool = False) -> float:
-        """1.0 for the right letter, else 0.0; never raises."""
-        return grade(self.name, answer, instance.gold, strict=strict)
-
-    def gold_answer(self, instance: Instance) -> str:
-        """The gold letter itself is an answer in the output format."""
-        return instance.gold
 
     def baselines(self) -> dict[str, Callable[[Instance], str]]:
         """Heuristics that read the prompt: any letter, the method most often right in training, a rule of thumb."""

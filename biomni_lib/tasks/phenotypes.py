@@ -1,24 +1,23 @@
 """The two tasks about patients: which disease is it, and which gene is behind it."""
 
 import json
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable
 
 import numpy as np
 
 from biomni_lib.config import DataConfig
-from biomni_lib.errors import ConfigError
 from biomni_lib.lake import Lake
 from biomni_lib.tasks import baselines
 from biomni_lib.tasks.base import Instance
-from biomni_lib.tasks.grading import grade
+from biomni_lib.tasks.drawn import DrawnTask
 from biomni_lib.tasks.patients import Patient, PatientSimulator
-from biomni_lib.tasks.splits import SPLITS, make_splits
+from biomni_lib.tasks.splits import make_splits
 
 _FACTS = "Phenotypes: {terms}\nExcluded phenotypes: {excluded}\nCandidate genes: {genes}\n"
 
 
-class PhenotypeTask(ABC):
+class PhenotypeTask(DrawnTask):
     """What both tasks share: patients, splits and the facts shown.
 
     Args:
@@ -26,39 +25,17 @@ class PhenotypeTask(ABC):
         seed: of the training patients. Dev and held-out patients are the same for every seed, as instruments are.
     """
 
-    name = ""
-    stream = 0
     question = ""
     output_format = ""
 
     def __init__(self, lake: Lake, config: DataConfig, seed: int) -> None:
-        self.lake, self.config, self.seed = lake, config, seed
-        self._splits = make_splits(lake)
-        self._made: dict[str, list[Instance]] = {}
+        super().__init__(config, seed)
+        self.lake, self._splits = lake, make_splits(lake)
 
-    def instances(self, split: str) -> list[Instance]:
-        """All instances of a split; instance i of a seed does not depend on how many are asked for."""
-        if split not in SPLITS:
-            raise ConfigError(f"unknown split {split!r}; the splits are {', '.join(SPLITS)}")
-        if split not in self._made:
-            self._made[split] = self._make(split)
-        return self._made[split]
-
-    def prompt(self, instance: Instance) -> str:
-        """The text shown to the agent."""
-        return instance.prompt
-
-    def grade(self, instance: Instance, answer: str | None, *, strict: bool = False) -> float:
-        """1.0 for a right answer, else 0.0; never raises."""
-        return grade(self.name, answer, instance.gold, strict=strict)
-
-    def _make(self, split: str) -> list[Instance]:
+    def _make(self, split: str, seed: int, count: int) -> list[Instance]:
         """Simulated patients, each from a stream of its own."""
         simulator = PatientSimulator(self.lake, self._splits[split], self.config)
-        seed = self.seed if split == "train" else 0
-        count = getattr(self.config, f"{split}_instances")
-        words = (seed, self.stream, SPLITS.index(split))
-        streams = (np.random.SeedSequence([*words, number]) for number in range(count))
+        streams = (np.random.SeedSequence([*self._words(split, seed), number]) for number in range(count))
         return [
             self._instance(simulator.draw(np.random.default_rng(stream)), f"{split}-{seed}-{number}")
             for number, stream in enumerate(streams)
@@ -96,10 +73,6 @@ class RareDiseaseDiagnosis(PhenotypeTask):
     )
     output_format = '{"disease_name": ..., "OMIM_ID": ...}'
 
-    def gold_answer(self, instance: Instance) -> str:
-        """The gold itself is an answer in the output format."""
-        return instance.gold
-
     def baselines(self) -> dict[str, Callable[[Instance], str]]:
         """Heuristics over all diseases of the candidate genes; see `baselines`."""
         return baselines.disease_baselines(self.lake)
@@ -116,10 +89,6 @@ class PatientGeneDetection(PhenotypeTask):
     stream = 2
     question = "given a patient's phenotypes and a list of candidate genes, identify the causal gene."
     output_format = '{"causal_gene": ["ENSG..."]}'
-
-    def gold_answer(self, instance: Instance) -> str:
-        """The gold ids in the output format."""
-        return json.dumps({"causal_gene": instance.gold.split(",")})
 
     def baselines(self) -> dict[str, Callable[[Instance], str]]:
         """Heuristics over the candidate genes; see `baselines`."""

@@ -143,9 +143,8 @@ class RealPatients(PhenotypeTask):
         super().__init__(cohort.lake, config, seed)
         self.cohort, self.arm = cohort, arm
 
-    def _make(self, split: str) -> list[Instance]:
+    def _make(self, split: str, seed: int, count: int) -> list[Instance]:
         """Each gene's patients in random order, the genes in turn."""
-        seed = self.seed if split == "train" else 0
         words = (seed, STREAM + self.stream, SPLITS.index(split), ARMS.index(self.arm))
         cases = [case for case in self.cohort.of(split, self.arm) if len(case.terms) >= self.config.terms_min]
         genes = np.array(sorted({case.gene for case in cases}))
@@ -154,7 +153,7 @@ class RealPatients(PhenotypeTask):
         groups = CandidateGroups(self.lake, genes, self.config.candidates, f"arm {self.arm} of split {split}")
         order = _in_turn(cases, np.random.default_rng(np.random.SeedSequence(words)))
         made = []
-        for number, case in enumerate(order[: getattr(self.config, f"{split}_instances")]):
+        for number, case in enumerate(order[:count]):
             rng = np.random.default_rng(np.random.SeedSequence([*words, number]))
             patient = self._told(case, groups.draw(case.gene, rng), rng)
             asked = self._instance(patient, f"{self.arm}-{split}-{seed}-{number}")

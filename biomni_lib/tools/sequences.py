@@ -170,6 +170,24 @@ def pcr_product(template: str, forward: str, reverse: str, circular: bool = Fals
     return sorted(products, key=lambda product: (product[2], product[0]))[:20]
 
 
+def amplify(template: str, forward: str, reverse: str, min_match: int = 15, circular: bool = False) -> list[str]:
+    """Sequences that two primers amplify when their 5' ends may hang over, as tails with sites or homology arms do.
+
+    Args:
+        template: 5' to 3'. forward, reverse: primers, each 5' to 3'; either may bind either strand. min_match: bases at
+        the 3' end of a primer that must match fully, at least 8. circular: True for a plasmid.
+    Returns: [product with both tails, 5' to 3' from the forward primer on, ...], shortest first; empty without any.
+    Example: amplify("TTACGTTGCATTGGCCATTATT", "CCACGTTGCA", "TAATGGCC", min_match=8) -> ["CCACGTTGCATTGGCCATTA"]
+    """
+    matched, top, start, end = whole_number("min_match", min_match), *map(str, map(_seq, (template, forward, reverse)))
+    tails = start[:-matched], reverse_complement(end[:-matched]) if end[:-matched] else ""
+    found = set()
+    for strand in (top, reverse_complement(top)):
+        for first, _, length in pcr_product(strand, start[-matched:], end[-matched:], circular):
+            found.add(tails[0] + (strand + strand)[first - 1 : first - 1 + length] + tails[1])
+    return sorted(found, key=lambda product: (len(product), product))
+
+
 TOOLS = (
     reverse_complement,
     gc_content,
@@ -181,6 +199,7 @@ TOOLS = (
     restriction_sites,
     digest,
     pcr_product,
+    amplify,
 )
 
 

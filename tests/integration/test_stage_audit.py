@@ -22,8 +22,11 @@ from biomni_lib.tasks.eval1 import COUNTS
 from biomni_lib.tasks.leaks import audit_file, require_audited
 from biomni_lib.tasks.leaks.at_hand import EVAL1, LAB_BENCH
 from biomni_lib.tasks.leaks.compare import NOT_AUDITED
+from biomni_lib.tasks.real_patients import RealPatients
 from tests.toy_benchmarks import eval1_rows, lab_rows, write
+from tests.toy_patients import ToyPatients
 
+PATIENT_TASKS = ("rare_disease_diagnosis", "patient_gene_detection")
 QUESTION = Instance("Which?", "b", "crispr_delivery", "eval1/crispr_delivery/0")
 
 
@@ -56,7 +59,8 @@ def test_without_benchmarks_they_are_not_audited_and_no_score_is_reported(
         require_audited(small, [QUESTION])
     record = audit.run(small)
     assert record.benchmarks == {"eval1": NOT_AUDITED, "lab-bench": NOT_AUDITED} and not record.leaks()
-    assert set(record.skipped) == set(PUBLIC_TASKS) and all("make data" in why for why in record.skipped.values())
+    assert set(record.skipped) == {*PUBLIC_TASKS, audit.PUBLISHED}
+    assert all("make data" in why for why in record.skipped.values())
     assert set(record.instances) == {"train", "dev", "heldout"}
     assert json.loads(audit_file(small).read_text())["benchmarks"]["eval1"] == NOT_AUDITED
     stored = pq.read_table(audit_file(small).with_name("findings.parquet")).to_pylist()
@@ -70,6 +74,27 @@ def test_without_benchmarks_they_are_not_audited_and_no_score_is_reported(
     require_audited(small, [])
     with pytest.raises(DataError, match="eval1 is not at hand; download"):
         audit.open_benchmark(small, "eval1")
+
+
+def test_published_patients_are_audited_in_both_arms(
+    small: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit, "task_names", lambda: PATIENT_TASKS)  # of the toy genome the other tasks know nothing
+    ToyPatients(build_data.open_lake(small)).build(small.lake_dir, tmp_path / "files")
+    tasks, skipped = audit.open_every_task(small, build_data.open_lake(small))
+    arms = {f"{name}, {arm}" for name in PATIENT_TASKS for arm in ("leak-free", "leaky")}
+    assert arms <= set(tasks) and audit.PUBLISHED not in skipped
+    asked = audit.own_instances(small, {name: tasks[name] for name in (*PATIENT_TASKS, *arms)})
+    for name in PATIENT_TASKS:
+        published = [one for one in asked["heldout"][name] if "arm" in one.meta]
+        assert {one.meta["arm"] for one in published} == {"leak-free", "leaky"}
+        assert len(asked["heldout"][name]) > len(published)  # beside the simulated ones
+    assert not audit.run(small).leaks()
+    one = tasks[f"{PATIENT_TASKS[0]}, leaky"].instances("heldout")[0]
+    leaky = {"train": [*tasks[f"{PATIENT_TASKS[0]}, leaky"].instances("train"), one], "dev": [], "heldout": [one]}
+    monkeypatch.setattr(RealPatients, "instances", lambda task, split: leaky[split])
+    with pytest.raises(DataError, match=f"share .+ of sort .+{one.id}"):
+        audit.run(small)
 
 
 async def test_the_evaluation_itself_refuses(small: RunConfig, tmp_path: Path) -> None:

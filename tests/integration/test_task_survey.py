@@ -9,6 +9,7 @@ from biomni_lib.config import RunConfig
 from biomni_lib.lake import Lake
 from biomni_lib.stages import task_survey
 from biomni_lib.tasks import BUNDLED_TASKS, PUBLIC_TASKS, task_names
+from biomni_lib.tasks.one_call import EASY_ABOVE, LOOKUPS
 from tests.toy_gwas import build_toy
 from tests.toy_patients import GENES, ToyPatients
 
@@ -53,6 +54,16 @@ def test_no_two_splits_of_a_task_share_what_they_must_not(config: RunConfig, wit
     assert (sizes["shared"] == 0).all() and (sizes["different"] > 2).all()
     for name, task in every.items():
         assert sizes.loc[name, "train"] == len(task.instances("train"))
+
+
+def test_the_best_single_call_stands_beside_the_stated_rate(config: RunConfig, bundled: Lake) -> None:
+    every = task_survey.open_every_task(config, bundled)
+    table = task_survey.one_call_table(every, bundled, 2)
+    assert list(table.index) == list(every) and (table["n"] == 2).all()
+    assert table["rate"].between(0, 1).all() and (table["rate"] <= table["offered"]).all()
+    told = table["stated rate"].to_dict()
+    assert {name for name, rate in told.items() if rate == "exempt"} == set(LOOKUPS)
+    assert {rate for rate in told.values() if rate != "exempt"} == {EASY_ABOVE}
 
 
 def test_what_is_shared_is_counted(config: RunConfig, bundled: Lake) -> None:

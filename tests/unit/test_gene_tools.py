@@ -118,6 +118,7 @@ def test_without_the_public_tier_gene_tools_say_so_and_sequence_tools_work(lake:
         ("digest", ("ACGT", [])),
         ("digest", ("ACGT", None)),
         ("pcr_product", ("ACGT" * 10, "ACG", "ACGTACGT")),
+        ("amplify", ("ACGT" * 10, "ACG", "ACGTACGT")),
     ],
 )
 def test_nonsense_is_refused_in_one_short_line(tools: dict, name: str, arguments: tuple) -> None:
@@ -232,6 +233,23 @@ def test_a_product_spans_both_primers(tools: dict) -> None:
     assert tools["pcr_product"](turned, forward, reverse) == []
     ((first, last, length),) = tools["pcr_product"](turned, forward, reverse, circular=True)
     assert length == 50 and (turned + turned)[first - 1 : first - 1 + length] == template[4:54] and last < first
+
+
+def test_tails_of_primers_are_amplified_from_either_strand(tools: dict) -> None:
+    forward, reverse = "ACGTTGCAAG", "CCATGGTTAC"
+    template = "TTTT" + forward + "T" * 30 + tools["reverse_complement"](reverse) + "TTT"
+    made = "GAATTC" + template[4:54] + tools["reverse_complement"]("GGATCC")
+    tailed = "GAATTC" + forward, "GGATCC" + reverse
+    assert tools["amplify"](template, *tailed, min_match=10) == [made]
+    assert tools["amplify"](tools["reverse_complement"](template), *tailed, min_match=10) == [made]
+    assert tools["amplify"](template, *tailed[::-1], min_match=10) == [tools["reverse_complement"](made)]
+    turned = template[20:] + template[:20]
+    assert tools["amplify"](turned, *tailed, min_match=10, circular=True) == [made]
+    assert tools["amplify"](turned, *tailed, min_match=10) == tools["amplify"](template, *tailed) == []
+    with pytest.raises(ValueError, match="min_match must be a whole number"):
+        tools["amplify"](template, *tailed, min_match=0)
+    with pytest.raises(ValueError, match="at least 8 bases"):
+        tools["amplify"](template, *tailed, min_match=7)
 
 
 def test_salt_and_gc_raise_the_melting_temperature(tools: dict) -> None:
