@@ -2,7 +2,7 @@
 
 import os
 import signal
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,11 @@ Arrays = dict[str, NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Variant:
-    """A recipe's and the settings' changes."""
+    """Changes of a recipe, of the settings `rl`, and of where several ranks keep their share."""
 
     recipe: dict[str, Any] = field(default_factory=dict)
     rl: dict[str, Any] = field(default_factory=dict)
+    offload: bool = False
 
 
 def uneven_groups(seed: int, groups: int = 3, size: int = 3) -> list[Group]:
@@ -54,7 +55,8 @@ def fresh(learner: Learner, model_dir: Path, variant: Variant) -> Learner:
     recipe = Recipe(**{**load_recipe("default").model_dump(), **variant.recipe})
     rl = {"learning_rate": 1e-2, "grad_clip": 0.5, "micro_batch_tokens": 100, **variant.rl}
     config = load_config("smoke", agent={"max_tokens": 32, "max_turn_tokens": 16}, rl=rl)
-    return Learner(AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32), recipe, config, learner.ranks)
+    ranks = replace(learner.ranks, offload=variant.offload)
+    return Learner(AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32), recipe, config, ranks)
 
 
 def weights(made: Learner) -> Arrays:
@@ -63,7 +65,7 @@ def weights(made: Learner) -> Arrays:
 
 def gradients(learner: Learner, model_dir: Path, variant: Variant, groups: list[Group]) -> Arrays:
     """Of one unclipped update, seen through an optimizer that only subtracts it."""
-    made = fresh(learner, model_dir, Variant(variant.recipe, {**variant.rl, "grad_clip": 1e6}))
+    made = fresh(learner, model_dir, replace(variant, rl={**variant.rl, "grad_clip": 1e6}))
     before = {name: whole(p.detach()).clone() for name, p in made.model.named_parameters()}
     made.optimizers = Optimizers([torch.optim.SGD(made.parameters, lr=1.0)])
     made.step(groups)

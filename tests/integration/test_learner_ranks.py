@@ -38,6 +38,9 @@ VARIANTS = {
     "lora, KL, two updates": Variant(KL, {"lora_rank": 4}),
     "muon": Variant(rl={"optimizer": "muon", "lr_muon": 0.03}),
     "checkpointing": Variant(rl={"gradient_checkpointing": True}),
+    "lora, checkpointing": Variant(rl={"lora_rank": 4, "gradient_checkpointing": True}),
+    "offload": Variant(offload=True),
+    "lora, offload": Variant(rl={"lora_rank": 4}, offload=True),
 }
 
 
@@ -60,6 +63,7 @@ def two(model_dir: Path) -> Iterator[RankedLearner]:
 
 
 def assert_close(one: Arrays, two: Arrays, atol: float = 1e-6) -> None:
+    """Weights after AdamW's steps need a looser bound: it divides by the gradient, whose rounding then shows."""
     assert one.keys() == two.keys()
     for name, array in one.items():
         np.testing.assert_allclose(two[name], array, atol=atol, rtol=1e-4, err_msg=name)
@@ -160,7 +164,8 @@ def test_a_run_of_two_ranks_then_one_is_the_run_of_one(
         for name in ("reward/total", "loss/policy", "policy/entropy", "optim/grad_norm"):
             assert a[name] == pytest.approx(b[name], rel=1e-4, abs=1e-6)
         assert b["policy/fresh_abs_diff_max"] < 1e-4
-    assert_close(*({n: t.numpy() for n, t in load_file(r.model_dir / "model.safetensors").items()} for r in (whole, cut)))
+    one, two = ({n: t.numpy() for n, t in load_file(r.model_dir / "model.safetensors").items()} for r in (whole, cut))
+    assert_close(one, two, atol=1e-5)
     assert {p.name for p in cut.model_dir.iterdir()} == {p.name for p in whole.model_dir.iterdir()}
     assert (tmp_path / "cut" / "learner-1.log").is_file()
 
