@@ -133,6 +133,12 @@ class ModelConfig(Section):
     yarn_factor: float | None = _later(
         None, gt=1, description="YaRN's factor over the positions that the pretrained model knows; none leaves them."
     )
+    yarn_positions: int | None = _later(
+        None,
+        ge=1,
+        description="Positions that the factor stretches: those the model was trained at; when not given, the "
+        "`max_position_embeddings` of its configuration, which may be more.",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -144,6 +150,8 @@ class ModelConfig(Section):
             require(self.path is None, f"model.path = '{self.path}'", "is only for model.kind = 'pretrained'")
             yarn = f"model.yarn_factor = {self.yarn_factor}"
             require(self.yarn_factor is None, yarn, "is only for model.kind = 'pretrained'")
+        positions = f"model.yarn_positions = {self.yarn_positions}"
+        require(self.yarn_positions is None or self.yarn_factor is not None, positions, "needs model.yarn_factor")
         return self
 
 

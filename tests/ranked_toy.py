@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import AutoModelForCausalLM
 
 from biomni_lib.agent.ledger import Trajectory
 from biomni_lib.config import load_config
 from biomni_lib.rl import checkpoints
 from biomni_lib.rl.learner import Learner
+from biomni_lib.rl.learner_ranks import LearnerSpec
 from biomni_lib.rl.optimizers import Optimizers
 from biomni_lib.rl.ranks import whole
 from biomni_lib.rl.recipe import Recipe, load_recipe
@@ -27,11 +27,12 @@ Arrays = dict[str, NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Variant:
-    """Changes of a recipe, of the settings `rl`, and of where several ranks keep their share."""
+    """Changes of a recipe, of the settings `rl`, of where ranks keep their share, and of the passes' numbers."""
 
     recipe: dict[str, Any] = field(default_factory=dict)
     rl: dict[str, Any] = field(default_factory=dict)
     offload: bool = False
+    dtype: str = "float32"
 
 
 def uneven_groups(seed: int, groups: int = 3, size: int = 3) -> list[Group]:
@@ -54,9 +55,11 @@ def fresh(learner: Learner, model_dir: Path, variant: Variant) -> Learner:
     """A learner of its own on the ranks of another."""
     recipe = Recipe(**{**load_recipe("default").model_dump(), **variant.recipe})
     rl = {"learning_rate": 1e-2, "grad_clip": 0.5, "micro_batch_tokens": 100, **variant.rl}
-    config = load_config("smoke", agent={"max_tokens": 32, "max_turn_tokens": 16}, rl=rl)
-    ranks = replace(learner.ranks, offload=variant.offload)
-    return Learner(AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32), recipe, config, ranks)
+    count = learner.ranks.count
+    placement = {"learner_ranks": count, "learner_offload": variant.offload and count > 1}
+    agent, model = {"max_tokens": 32, "max_turn_tokens": 16}, {"dtype": variant.dtype}
+    config = load_config("smoke", agent=agent, model=model, placement=placement, rl=rl)
+    return LearnerSpec(config, recipe, model_dir).load(learner.ranks.rank)
 
 
 def weights(made: Learner) -> Arrays:
@@ -69,7 +72,15 @@ def gradients(learner: Learner, model_dir: Path, variant: Variant, groups: list[
     before = {name: whole(p.detach()).clone() for name, p in made.model.named_parameters()}
     made.optimizers = Optimizers([torch.optim.SGD(made.parameters, lr=1.0)])
     made.step(groups)
-    return {name: (before[name] - whole(p.detach())).numpy() for name, p in made.model.named_parameters()}
+    return {name: (before[name] - whole(p.detach())).float().numpy() for name, p in made.model.named_parameters()}
+
+
+def dtypes_and_gradients(
+    learner: Learner, model_dir: Path, variant: Variant, groups: list[Group]
+) -> tuple[set[str], Arrays]:
+    """`gradients` of what is trained, and which numbers that is kept in."""
+    trained = [p for p in fresh(learner, model_dir, variant).model.parameters() if p.requires_grad]
+    return {str(p.dtype).removeprefix("torch.") for p in trained}, gradients(learner, model_dir, variant, groups)
 
 
 def steps(

@@ -6,8 +6,8 @@ are computed only where the model wrote a token, in chunks, so the full logits a
 fixed for a whole optimizer step before micro-batches are cut (see `aggregation`); what is made of the log-probs is the
 recipe's (see `objective`). All weights are trained, or a LoRA adapter beside them (see `adapter`).
 
-Several ranks may learn as one (see `ranks`; `learner_ranks` starts them): each is given the whole batch, reads its share
-of the trajectories, and returns the same metrics.
+Several ranks may learn as one (see `ranks`; `learner_ranks` starts them): each is given the whole batch, reads its
+share of the trajectories, and returns the same metrics.
 
 With optimizer_steps = 1 the policy at the step's start is the policy in training: unless the recipe is anchored at
 the rollout, the ratio is 1, nothing is clipped, and the correction alone carries the off-policy part. With more, the

@@ -48,12 +48,17 @@ class LearnerSpec:
     rendezvous: Path | None = None
 
     def load(self, rank: int = 0) -> Learner:
-        """The learner of one rank; where there are several, torch.distributed is running."""
+        """The learner of one rank; where there are several, torch.distributed is running.
+
+        Weights in training are in float32; those beside an adapter in the numbers of the passes.
+        """
         from transformers import AutoModelForCausalLM
 
-        placed = self.config.placement
-        model = AutoModelForCausalLM.from_pretrained(self.model_dir, dtype=torch.float32)
-        ranks = Ranks(rank, placed.learner_ranks, device_of(self.config, rank), placed.learner_offload)
+        placed, lora = self.config.placement, self.config.rl.lora_rank is not None
+        passes: torch.dtype = getattr(torch, self.config.model.dtype)
+        model = AutoModelForCausalLM.from_pretrained(self.model_dir, dtype=passes if lora else torch.float32)
+        device, gathered = device_of(self.config, rank), None if lora else passes
+        ranks = Ranks(rank, placed.learner_ranks, device, placed.learner_offload, gathered)
         return Learner(model, self.recipe, self.config, ranks)
 
 
@@ -78,12 +83,18 @@ def open_learner(spec: LearnerSpec, logs: Path) -> Iterator[Learner | RankedLear
 
     Args:
         logs: folder for the ranks' standard output and error, `learner-RANK.log`.
-    Raises: ConfigError for a sequence over several ranks, which the learner does not know.
+    Raises: ConfigError for what the learner does not know: a sequence over several ranks, all weights in bfloat16 by
+        one rank.
     """
-    placed = spec.config.placement
+    placed, model = spec.config.placement, spec.config.model
     if placed.context_parallel > 1:
         raise ConfigError(
             f"placement.context_parallel = {placed.context_parallel}: the learner reads a trajectory on one rank; set 1"
+        )
+    if placed.learner_ranks == 1 and model.dtype != "float32" and spec.config.rl.lora_rank is None:
+        raise ConfigError(
+            f"model.dtype = {model.dtype!r}: all weights kept in float32 and read in others "
+            "needs placement.learner_ranks above 1; or set rl.lora_rank, or model.dtype = 'float32'"
         )
     if placed.learner_ranks == 1:
         yield spec.load()

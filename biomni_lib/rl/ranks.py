@@ -22,12 +22,14 @@ class Ranks:
     """The place of this process among `count` that share one learner; torch.distributed is running if they are many.
 
     device: where the learner's arithmetic is done. offload: whether what a rank holds rests in the host's memory.
+    gathered: the numbers of gathered weights, and so of the passes; None for those that they are kept in.
     """
 
     rank: int = 0
     count: int = 1
     device: torch.device = torch.device("cpu")
     offload: bool = False
+    gathered: torch.dtype | None = None
 
     def gather(self, value: T) -> list[T]:
         """What every rank gave, by rank."""
@@ -42,13 +44,20 @@ class Ranks:
         if self.count == 1:
             return reader.to(self.device)
         from torch.distributed.device_mesh import init_device_mesh
-        from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, OffloadPolicy, fully_shard
+        from torch.distributed.fsdp import (
+            CPUOffloadPolicy,
+            FSDPModule,
+            MixedPrecisionPolicy,
+            OffloadPolicy,
+            fully_shard,
+        )
 
         mesh = init_device_mesh(self.device.type, (self.count,))
-        policy = CPUOffloadPolicy(pin_memory=self.device.type == "cuda") if self.offload else OffloadPolicy()
+        resting = CPUOffloadPolicy(pin_memory=self.device.type == "cuda") if self.offload else OffloadPolicy()
+        numbers = MixedPrecisionPolicy(param_dtype=self.gathered, reduce_dtype=torch.float32)
         for layer in reader.model.model.layers:
-            fully_shard(layer, mesh=mesh, offload_policy=policy)
-        fully_shard(reader, mesh=mesh, offload_policy=policy, reshard_after_forward=True)
+            fully_shard(layer, mesh=mesh, offload_policy=resting, mp_policy=numbers)
+        fully_shard(reader, mesh=mesh, offload_policy=resting, mp_policy=numbers, reshard_after_forward=True)
         for module in reader.modules():
             if isinstance(module, FSDPModule):
                 module.set_gradient_divide_factor(1.0)

@@ -45,7 +45,7 @@ def merged_state(model: torch.nn.Module, *, keep: bool = True) -> dict[str, torc
         if name.endswith(f"{BASE}.weight"):
             layer: Any = model.get_submodule(name.removesuffix(f"{BASE}.weight"))
             (adapter,) = layer.active_adapters
-            tensor = tensor + layer.get_delta_weight(adapter)
+            tensor = (tensor + layer.get_delta_weight(adapter)).to(tensor.dtype)
         gathered = whole(tensor)
         if keep:
             merged[name.replace(BASE, "")] = gathered.cpu()

@@ -59,7 +59,8 @@ class Muon(torch.optim.Optimizer):
                 buffer = self.state[weight].setdefault("momentum", torch.zeros_like(weight))
                 buffer.lerp_(weight.grad, 1 - group["momentum"])
                 update = orthogonalize(whole(weight.grad.lerp(buffer, group["momentum"])))
-                weight.sub_(share_of(update, weight), alpha=group["lr"] * max(1.0, weight.shape[0] / weight.shape[1]) ** 0.5)
+                length = group["lr"] * max(1.0, weight.shape[0] / weight.shape[1]) ** 0.5
+                weight.sub_(share_of(update, weight), alpha=length)
         return loss
 
 

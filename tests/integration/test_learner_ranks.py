@@ -1,4 +1,4 @@
-"""A learner of two ranks is the learner of one: gradients, metrics, weights, checkpoints; and nothing outlives a death."""
+"""A learner of two ranks is the learner of one: gradients, metrics, weights, checkpoints; nothing outlives a death."""
 
 import os
 import signal
@@ -116,9 +116,8 @@ def test_a_reward_that_a_rank_refuses_is_told_as_by_one_rank(model_dir: Path, tm
     groups = uneven_groups(0)
     groups[0].trajectories[1].total = 2.5
     spec = LearnerSpec(load_config("smoke", placement=TWO), load_recipe("default"), model_dir)
-    with open_learner(spec, tmp_path) as learner:
-        with pytest.raises(TrainingError, match=r"i0/1: reward .* outside"):
-            learner.run(Learner.step, groups)
+    with open_learner(spec, tmp_path) as learner, pytest.raises(TrainingError, match=r"i0/1: reward .* outside"):
+        learner.run(Learner.step, groups)
     assert all(rank.process.returncode is not None for rank in learner.ranks)
 
 
@@ -135,9 +134,32 @@ def test_a_rank_that_dies_in_the_middle_of_a_step_is_named(model_dir: Path, tmp_
 
 def test_one_trajectory_over_ranks_is_refused(model_dir: Path, tmp_path: Path) -> None:
     config = load_config("smoke", placement={"learner_ranks": 2, "context_parallel": 2})
-    with pytest.raises(ConfigError, match=r"placement\.context_parallel = 2: .*; set 1"):
-        with open_learner(LearnerSpec(config, load_recipe("default"), model_dir), tmp_path):
-            pass
+    opened = open_learner(LearnerSpec(config, load_recipe("default"), model_dir), tmp_path)
+    with pytest.raises(ConfigError, match=r"placement\.context_parallel = 2: .*; set 1"), opened:
+        pass
+
+
+def test_all_weights_in_bfloat16_by_one_rank_are_refused(model_dir: Path, tmp_path: Path) -> None:
+    config = load_config("smoke", model={"dtype": "bfloat16"})
+    told = r"model\.dtype = 'bfloat16': .* needs placement\.learner_ranks above 1"
+    opened = open_learner(LearnerSpec(config, load_recipe("default"), model_dir), tmp_path)
+    with pytest.raises(ConfigError, match=told), opened:
+        pass
+
+
+@pytest.mark.parametrize("rl", [{}, {"lora_rank": 4}], ids=["all weights", "lora"])
+def test_bfloat16_is_for_the_passes_and_what_is_trained_stays_in_float32(
+    rl: dict[str, Any], one: Learner, two: RankedLearner, model_dir: Path
+) -> None:
+    """The gradient points where that of float32 points."""
+    groups = uneven_groups(0)
+    plain = one.run(ranked_toy.gradients, model_dir, Variant(rl=rl), groups)
+    halved = Variant(rl=rl, dtype="bfloat16")
+    dtypes, rounded = two.run(ranked_toy.dtypes_and_gradients, model_dir, halved, groups)
+    assert dtypes == {"float32"}
+    a, b = (np.concatenate([array.ravel() for array in made.values()]) for made in (plain, rounded))
+    cosine = a @ b / np.linalg.norm(a) / np.linalg.norm(b)
+    assert 0.99 < cosine < 1 - 1e-7
 
 
 @pytest.fixture
