@@ -150,8 +150,6 @@ class ModelConfig(Section):
             require(self.path is None, f"model.path = '{self.path}'", "is only for model.kind = 'pretrained'")
             yarn = f"model.yarn_factor = {self.yarn_factor}"
             require(self.yarn_factor is None, yarn, "is only for model.kind = 'pretrained'")
-        positions = f"model.yarn_positions = {self.yarn_positions}"
-        require(self.yarn_positions is None or self.yarn_factor is not None, positions, "needs model.yarn_factor")
         return self
 
 

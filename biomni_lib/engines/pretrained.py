@@ -26,8 +26,9 @@ def take_model(settings: ModelConfig, target: Path) -> None:
     if not (source / "config.json").is_file():
         raise ConfigError(f"model.path = '{settings.path}': no model there; put its Hugging Face folder at {source}")
     told = AutoConfig.from_pretrained(source)
-    known = settings.yarn_positions or told.max_position_embeddings
+    known = told.max_position_embeddings
     if settings.yarn_factor is not None:
+        known = settings.yarn_positions or known
         yarn = {"rope_type": "yarn", "factor": settings.yarn_factor, "original_max_position_embeddings": known}
         told.rope_parameters = {"rope_theta": told.rope_parameters["rope_theta"], **yarn}
         told.max_position_embeddings = int(known * settings.yarn_factor)

@@ -38,8 +38,10 @@ def _head(plan: Plan) -> Iterator[str]:
     yarn = f", by YaRN x{config.model.yarn_factor:g}" if config.model.yarn_factor else ""
     yield f"plan of preset {config.preset}: {name}, {shape.weights:,} weights in {config.model.dtype}"
     yield f"trains {trained}; context {config.model.context:,} tokens{yarn}"
-    known = config.model.yarn_positions or shape.positions
-    if known and config.model.context > known * (config.model.yarn_factor or 1):
+    known, factor = shape.positions, config.model.yarn_factor
+    if factor is not None:
+        known = config.model.yarn_positions or known
+    if known and config.model.context > known * (factor or 1):
         yield f"  the context is beyond the {known:,} positions that the model knows; set model.yarn_factor"
 
 

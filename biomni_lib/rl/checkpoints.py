@@ -91,7 +91,7 @@ def restore_checkpoint(
     """Bring the learner to the checkpoint of a run with this identity, whatever number of ranks saved it.
 
     Returns: the saved `scheduler` state and the `seconds` trained so far.
-    Raises: TrainingError when it belongs to another recipe, seed, setting or starting model.
+    Raises: TrainingError when it belongs to another recipe, seed, setting or starting model, or to earlier code.
     """
     state: dict[str, Any] = json.loads((checkpoint.path / "state.json").read_text())
     if state["identity"] != identity:
@@ -100,6 +100,8 @@ def restore_checkpoint(
             f"{checkpoint.path}: saved with other settings ({differing}); restore them, "
             f"or delete {checkpoint.path.parent} to start anew"
         )
+    if "learner" not in state:
+        raise TrainingError(f"{checkpoint.path}: of an earlier format; delete {checkpoint.path.parent} to start anew")
     learner.run(_restore, checkpoint.path, state["learner"])
     return state
 
