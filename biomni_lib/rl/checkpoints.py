@@ -114,7 +114,7 @@ def _save(learner: Learner, folder: Path) -> dict[str, int]:
 
 
 def _restore(learner: Learner, folder: Path, counters: dict[str, int]) -> None:
-    saved = sharded.FileSystemReader(folder / "learner").read_metadata().state_dict_metadata
+    saved: dict[str, Any] = sharded.FileSystemReader(folder / "learner").read_metadata().state_dict_metadata
     learner.allocate({name: tuple(tensor.size) for name, tensor in saved.items()})
     with _quiet_alone():
         sharded.load(learner.tensors(), checkpoint_id=folder / "learner")

@@ -228,8 +228,8 @@ class Learner:
                     sample.old = logprobs
             if self.recipe.kl_coefficient > 0:
                 with self._starting_policy() as reader:
-                    reference, _ = self._read(batch, reader)
-                for sample, logprobs in zip(batch, reference, strict=True):
+                    started, _ = self._read(batch, reader)
+                for sample, logprobs in zip(batch, started, strict=True):
                     sample.reference = logprobs
         for filled in self.ranks.gather([(s.old, s.reference) for s in samples]):
             for sample, (old, reference) in zip(samples, filled, strict=True):
@@ -239,7 +239,7 @@ class Learner:
     @contextmanager
     def _starting_policy(self) -> Iterator[Reader]:
         """The model as it was before the first step: the trained one with its adapter off, or a copy."""
-        if self.reference is not None:
+        if self.adapter is None:
             yield self.reference
         else:
             with self.adapter.disable_adapter():

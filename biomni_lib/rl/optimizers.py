@@ -36,7 +36,7 @@ class Optimizers:
 
     def state(self, model: torch.nn.Module) -> dict[str, Tensor]:
         """Every tensor that an optimizer keeps, by `PARAMETER/KEY`; not copied."""
-        names = {parameter: name for name, parameter in model.named_parameters()}
+        names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
         kept = (item for member in self.members for item in member.state.items())
         return {f"{names[p]}/{key}": value for p, state in kept for key, value in state.items()}
 
