@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from biomni_lib.agent.ledger import Trajectory
 from biomni_lib.config import load_config
+from biomni_lib.errors import TrainingError
 from biomni_lib.rl import checkpoints
 from biomni_lib.rl.learner import Learner
 from biomni_lib.rl.learner_ranks import LearnerSpec
@@ -101,6 +102,21 @@ def resumed(
     made = fresh(learner, model_dir, variant)
     checkpoints._restore(made, saved, {"version": version, "skipped": 0, "skipped_in_row": 0})
     return [made.step(batch) for batch in batches], weights(made)
+
+
+def not_finite(learner: Learner, model_dir: Path, variant: Variant, groups: list[Group]) -> str:
+    """What is said at the last skipped update of a model that has no number for one token, read by one trajectory."""
+    made = fresh(learner, model_dir, variant)
+    for group in groups:
+        for number, t in enumerate(group.trajectories):
+            t.total, t.token_ids = float(number), np.minimum(t.token_ids, VOCABULARY - 2)
+    groups[1].trajectories[2].token_ids[0] = VOCABULARY - 1
+    made.skipped_in_row = 2
+    try:
+        made.step(groups)
+    except TrainingError as error:
+        return str(error)
+    return "nothing was said"
 
 
 def kept(learner: Learner) -> tuple[int, int]:

@@ -64,7 +64,7 @@ class Learner:
         model.set_attn_implementation(PACKED)
         self.adapter = self._add_adapter()
         copied = recipe.kl_coefficient > 0 and self.adapter is None
-        self.reference = ranks.place(Reader(copy.deepcopy(model).eval())) if copied else None
+        self.reference: Any = ranks.place(Reader(copy.deepcopy(model).eval())) if copied else None
         if config.rl.gradient_checkpointing:
             model.gradient_checkpointing_enable()
         self.reader = ranks.place(Reader(model))

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from biomni_lib.config import RunConfig, load_config
 from biomni_lib.errors import ConfigError, RunError, TrainingError
@@ -22,7 +22,7 @@ from biomni_lib.rl.recipe import load_recipe
 from biomni_lib.rl.train import train_rl
 from tests import ranked_toy
 from tests.ranked_toy import Arrays, Variant, uneven_groups
-from tests.rl_toy import ToyTask, save_toy_model, toy_world
+from tests.rl_toy import VOCABULARY, ToyTask, save_toy_model, toy_world
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.timeout(400)  # processes start here, each with its imports
@@ -110,6 +110,15 @@ def test_a_checkpoint_is_gone_on_with_by_another_number_of_ranks(
     assert_close(weights, weights_of_resumed, atol=1e-4)
     if first is two:
         assert len(list((tmp_path / "learner").glob("*.distcp"))) == 2  # each rank wrote its share
+
+
+def test_what_is_not_finite_on_one_rank_is_named_by_all(two: RankedLearner, tmp_path: Path) -> None:
+    """Every rank reads every trajectory alone to find out, whoever had it in its share."""
+    spoilt, folder = load_file(save_toy_model(tmp_path / "m", tied=False) / "model.safetensors"), tmp_path / "m"
+    spoilt["model.embed_tokens.weight"][VOCABULARY - 1] = float("nan")
+    save_file(spoilt, folder / "model.safetensors", {"format": "pt"})
+    told = two.run(ranked_toy.not_finite, folder, Variant({"kl_coefficient": 0.1}), uneven_groups(0))
+    assert told.startswith("3 updates in a row") and told.endswith("; the last on i1/2")
 
 
 def test_a_reward_that_a_rank_refuses_is_told_as_by_one_rank(model_dir: Path, tmp_path: Path) -> None:
