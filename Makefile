@@ -22,7 +22,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data reproduce notebooks summary verify seeds ablations figures paper bench settings lab test test-slow check format clean viewer plan test-vllm audit evaluate
+.PHONY: help setup data reproduce notebooks summary verify seeds ablations figures paper bench settings lab test test-slow check format clean viewer plan test-vllm audit evaluate export
 
 help: ## Print this help
 	@echo "Usage: make TARGET [PRESET=$(PRESET)]"
@@ -66,6 +66,9 @@ figures: setup ## Draw the figures of PRESET again from its tables
 
 paper: setup ## Set the paper of PRESET from results/ (Typst, offline, in seconds), with figures and tables for LaTeX
 	@$(STAGES) paper --preset $(PRESET)
+
+export: setup ## Write the trained model of PRESET as a Hugging Face folder (runs/PRESET/export)
+	@$(STAGES) export --preset $(PRESET)
 
 viewer: setup ## Write the trajectories of PRESET as one page to look at (runs/PRESET/viewer.html)
 	@$(STAGES) viewer --preset $(PRESET)

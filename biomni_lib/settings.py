@@ -133,6 +133,12 @@ class ModelConfig(Section):
     yarn_factor: float | None = _later(
         None, gt=1, description="YaRN's factor over the positions that the pretrained model knows; none leaves them."
     )
+    yarn_positions: int | None = _later(
+        None,
+        ge=1,
+        description="Positions that the factor stretches: those the model was trained at; when not given, the "
+        "`max_position_embeddings` of its configuration, which may be more.",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -297,6 +303,9 @@ class PlacementConfig(Section):
     tensor_parallel: int = Field(1, ge=1, description="Cards that share one engine's weights and KV cache.")
     learner_ranks: int = Field(1, ge=1, description="Cards that share the learner's weights and optimizer.")
     context_parallel: int = Field(1, ge=1, description="Of these, how many share one sequence.")
+    learner_offload: bool = _later(
+        False, description="Whether the ranks' weights, gradients and optimizer rest in the host's memory."
+    )
     share: Literal["apart", "together", "turns"] = Field(
         "apart",
         description="Engines and learner on cards of their own (`apart`), on the same ones at once (`together`), or on "
@@ -308,6 +317,8 @@ class PlacementConfig(Section):
         ranks = f"placement.learner_ranks = {self.learner_ranks}"
         rule = f"must be a multiple of placement.context_parallel = {self.context_parallel}"
         require(self.learner_ranks % self.context_parallel == 0, ranks, rule)
+        offload = f"placement.learner_offload = {self.learner_offload}"
+        require(not self.learner_offload or self.learner_ranks > 1, offload, "needs placement.learner_ranks above 1")
         return self
 
 

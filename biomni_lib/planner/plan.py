@@ -1,7 +1,8 @@
 """The plan of a preset: what each card has to hold, whether it fits, and what the run takes.
 
 Trained weights, their gradients and the optimizer are kept in float32; over several ranks they are shared out evenly
-(FSDP2), and a rank gathers two layers and the embeddings at a time. Serving is planned for the longest trajectory at
+(FSDP2), and a rank gathers two layers and the embeddings at a time; what it keeps may rest in the host's memory
+(`placement.learner_offload`). Serving is planned for the longest trajectory at
 least: how many run at once is then a matter of speed. Two reserves stand for what no formula here covers.
 """
 
@@ -58,7 +59,8 @@ class Stage:
 class Plan:
     """Bytes of one learner's card and one engine's card by what they are for, of the host, and what follows.
 
-    `kv` is the KV cache of one trajectory of the full context, which an engine's card holds a share of.
+    `kv` is the KV cache of one trajectory of the full context, which an engine's card holds a share of;
+    `offloaded` what all ranks together keep in the host's memory.
     """
 
     config: RunConfig
@@ -68,6 +70,7 @@ class Plan:
     kv: float
     sandbox: float
     traffic: dict[str, Traffic]
+    offloaded: float = 0.0
 
     @property
     def cards_needed(self) -> int:
@@ -85,7 +88,7 @@ class Plan:
         """What the fullest card must hold at least, one full trajectory in each engine, for a way to share cards."""
         learner, engine = sum(self.learner.values()), sum(self.engine.values())
         engine += self.kv * self.kv_share
-        resting = sum(self.learner[part] for part in ("weights", "gradients", "optimizer") if part in self.learner)
+        resting = sum(self.learner[part] for part in _RESTING if part in self.learner)
         shared = {"apart": max(learner, engine), "together": learner + engine, "turns": max(learner, resting + engine)}
         return shared[share] + CARD_RESERVE
 
@@ -164,14 +167,18 @@ def make_plan(
     """
     shape = shape_of(config)
     mean = mean_tokens or LENGTH_SHARE * config.agent.max_tokens
+    learner, offloaded = _learner(config, shape, logits_max), 0.0
+    if config.placement.learner_offload:
+        offloaded = config.placement.learner_ranks * sum(learner.pop(part) for part in _RESTING)
     return Plan(
         config=config,
         shape=shape,
-        learner=_learner(config, shape, logits_max),
+        learner=learner,
         engine=_engine(config, shape),
         kv=config.model.context * memory.kv_bytes_a_token(shape, _size(config)),
         sandbox=float(config.sandbox.sessions_max * config.sandbox.memory_mb * (1 << 20)),
         traffic=_traffic(config, mean, WRITTEN_SHARE if written_share is None else written_share),
+        offloaded=offloaded,
     )
 
 

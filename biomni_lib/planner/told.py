@@ -38,8 +38,11 @@ def _head(plan: Plan) -> Iterator[str]:
     yarn = f", by YaRN x{config.model.yarn_factor:g}" if config.model.yarn_factor else ""
     yield f"plan of preset {config.preset}: {name}, {shape.weights:,} weights in {config.model.dtype}"
     yield f"trains {trained}; context {config.model.context:,} tokens{yarn}"
-    if shape.positions and config.model.context > shape.positions * (config.model.yarn_factor or 1):
-        yield f"  the context is beyond the {shape.positions:,} positions that the model knows; set model.yarn_factor"
+    known, factor = shape.positions, config.model.yarn_factor
+    if factor is not None:
+        known = config.model.yarn_positions or known
+    if known and config.model.context > known * (factor or 1):
+        yield f"  the context is beyond the {known:,} positions that the model knows; set model.yarn_factor"
 
 
 def _memory(plan: Plan, on_gpu: bool) -> Iterator[str]:
@@ -55,6 +58,8 @@ def _memory(plan: Plan, on_gpu: bool) -> Iterator[str]:
     yield _row("KV cache, 1 full", plan.kv * plan.kv_share)
     if not on_gpu:
         yield _row("KV cache, slots", plan.kv * plan.config.engine.slots)
+    if plan.offloaded:
+        yield f"weights, gradients and optimizer of all ranks, on the host: {_gib(plan.offloaded)}"
     sessions, each = plan.config.sandbox.sessions_max, plan.config.sandbox.memory_mb
     yield f"sandbox, on the host: {_gib(plan.sandbox)} at most ({sessions} sessions of {each} MiB)"
 
@@ -80,7 +85,7 @@ def _fit(plan: Plan, card: Card, count: int) -> Iterator[str]:
 
 
 def _fit_host(plan: Plan, host_memory: float) -> Iterator[str]:
-    held = sum(plan.learner.values()) + sum(plan.engine.values()) + plan.kv * plan.config.engine.slots
+    held = plan.offloaded + sum(plan.learner.values()) + sum(plan.engine.values()) + plan.kv * plan.config.engine.slots
     verdict = "fits" if held + CARD_RESERVE <= host_memory else "DOES NOT FIT"
     yield f"\n{verdict}: {_gib(held)} and Python with its libraries in {_gib(host_memory)} of memory (no GPU is used)"
 

@@ -1,25 +1,30 @@
 """Checkpoints of an RL run: everything a resumed run needs, in a folder that is whole or absent.
 
-A folder `step-00010` holds the weights, the optimizer, and the state of learner and scheduler after ten steps; with a
-LoRA adapter the weights are the merged ones, and the learner's state has the adapter itself. Groups that were in
-flight or waiting are kept as indexes and rolled out anew. Nothing random lives in learner or scheduler: every draw is
-a function of the run's seed and a group's index, so there is no generator to save.
+A folder `step-00010` is the state after ten steps: `learner/` has what is trained (all weights, or an adapter) and the
+optimizers' state, each rank's share in a file of its own (torch.distributed.checkpoint), to be read by any number of
+ranks; `model.safetensors` the whole weights, merged with an adapter, for other readers. Groups that were in flight or
+waiting are kept as indexes and rolled out anew. Nothing random lives in learner or scheduler: every draw is a function
+of the run's seed and a group's index, so there is no generator to save.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+from torch.distributed import checkpoint as sharded
 
 from biomni_lib.config import RunConfig
 from biomni_lib.errors import TrainingError
 from biomni_lib.provenance import atomic_path
 from biomni_lib.rl.learner import Learner
+from biomni_lib.rl.learner_ranks import RankedLearner
 from biomni_lib.rl.recipe import Recipe
 from biomni_lib.rl.weights import save_weights
 
@@ -49,7 +54,12 @@ def identity(config: RunConfig, recipe: Recipe, start: str) -> dict[str, dict[st
 
 
 def save_checkpoint(
-    folder: Path, learner: Learner, *, scheduler: dict[str, Any], seconds: float, identity: dict[str, Any]
+    folder: Path,
+    learner: Learner | RankedLearner,
+    *,
+    scheduler: dict[str, Any],
+    seconds: float,
+    identity: dict[str, Any],
 ) -> Checkpoint:
     """Write a checkpoint of the learner's step and delete all but the last few.
 
@@ -61,9 +71,8 @@ def save_checkpoint(
     path = folder / f"step-{learner.version:05d}"
     with atomic_path(path) as temporary:
         temporary.mkdir()
-        save_weights(learner.model, temporary / "model.safetensors")
-        torch.save(learner.state(), temporary / "learner.pt")
-        state = {"step": learner.version, "seconds": seconds, "identity": identity, "scheduler": scheduler}
+        counters = learner.run(_save, temporary)
+        state = {"learner": counters, "seconds": seconds, "identity": identity, "scheduler": scheduler}
         (temporary / "state.json").write_text(json.dumps(state))
     for old in _complete(folder)[:-KEPT]:
         shutil.rmtree(old.path)
@@ -76,11 +85,13 @@ def last_checkpoint(folder: Path) -> Checkpoint | None:
     return found[-1] if found else None
 
 
-def restore_checkpoint(checkpoint: Checkpoint, learner: Learner, identity: dict[str, Any]) -> dict[str, Any]:
-    """Bring the learner to the checkpoint of a run with this identity.
+def restore_checkpoint(
+    checkpoint: Checkpoint, learner: Learner | RankedLearner, identity: dict[str, Any]
+) -> dict[str, Any]:
+    """Bring the learner to the checkpoint of a run with this identity, whatever number of ranks saved it.
 
     Returns: the saved `scheduler` state and the `seconds` trained so far.
-    Raises: TrainingError when it belongs to another recipe, seed, setting or starting model.
+    Raises: TrainingError when it belongs to another recipe, seed, setting or starting model, or to earlier code.
     """
     state: dict[str, Any] = json.loads((checkpoint.path / "state.json").read_text())
     if state["identity"] != identity:
@@ -89,8 +100,33 @@ def restore_checkpoint(checkpoint: Checkpoint, learner: Learner, identity: dict[
             f"{checkpoint.path}: saved with other settings ({differing}); restore them, "
             f"or delete {checkpoint.path.parent} to start anew"
         )
-    learner.restore(torch.load(checkpoint.path / "learner.pt", weights_only=True), checkpoint.weights)
+    if "learner" not in state:
+        raise TrainingError(f"{checkpoint.path}: of an earlier format; delete {checkpoint.path.parent} to start anew")
+    learner.run(_restore, checkpoint.path, state["learner"])
     return state
+
+
+def _save(learner: Learner, folder: Path) -> dict[str, int]:
+    save_weights(learner.model, folder / "model.safetensors", writes=learner.ranks.rank == 0)
+    with _quiet_alone():
+        sharded.save(learner.tensors(), checkpoint_id=folder / "learner")
+    return learner.counters
+
+
+def _restore(learner: Learner, folder: Path, counters: dict[str, int]) -> None:
+    saved: dict[str, Any] = sharded.FileSystemReader(folder / "learner").read_metadata().state_dict_metadata
+    learner.allocate({name: tuple(tensor.size) for name, tensor in saved.items()})
+    with _quiet_alone():
+        sharded.load(learner.tensors(), checkpoint_id=folder / "learner")
+    learner.counters = counters
+
+
+@contextlib.contextmanager
+def _quiet_alone() -> Iterator[None]:
+    """Without the warning that one process alone is saved or loaded, which is then what is wanted."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
+        yield
 
 
 def _complete(folder: Path) -> list[Checkpoint]:

@@ -6,6 +6,9 @@ are computed only where the model wrote a token, in chunks, so the full logits a
 fixed for a whole optimizer step before micro-batches are cut (see `aggregation`); what is made of the log-probs is the
 recipe's (see `objective`). All weights are trained, or a LoRA adapter beside them (see `adapter`).
 
+Several ranks may learn as one (see `ranks`; `learner_ranks` starts them): each is given the whole batch, reads its
+share of the trajectories, and returns the same metrics.
+
 With optimizer_steps = 1 the policy at the step's start is the policy in training: unless the recipe is anchored at
 the rollout, the ratio is 1, nothing is clipped, and the correction alone carries the off-policy part. With more, the
 log-probs at the start (the proximal policy) are computed once before the first update.
@@ -15,10 +18,10 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -27,18 +30,21 @@ from torch import Tensor
 from biomni_lib.agent.ledger import Trajectory
 from biomni_lib.config import RunConfig
 from biomni_lib.errors import TrainingError
-from biomni_lib.rl.adapter import adapter_state, add_adapter
+from biomni_lib.rl.adapter import adapter_state, add_adapter, save_adapter
 from biomni_lib.rl.advantages import group_advantages, soft_overlong_penalty
 from biomni_lib.rl.aggregation import sequence_weights
-from biomni_lib.rl.logprobs import token_logprobs
+from biomni_lib.rl.logprobs import Reader
 from biomni_lib.rl.objective import TokenBatch, policy_loss
 from biomni_lib.rl.optimizers import make_optimizers, warm_up
 from biomni_lib.rl.packing import PACKED, lay_end_to_end
+from biomni_lib.rl.ranks import ALONE, Ranks, whole
 from biomni_lib.rl.recipe import Recipe
-from biomni_lib.rl.samples import Sample, micro_batches, to_sample
+from biomni_lib.rl.samples import Sample, passes, to_sample
 from biomni_lib.rl.scheduler import Group
-from biomni_lib.rl.weights import load_weights
+from biomni_lib.rl.weights import merged_state, save_weights, untied_state
 
+T = TypeVar("T")
+OPTIMIZERS = "optimizers/"
 SKIPPED_IN_ROW_MAX = 3
 NAMED_MAX = 8  # trajectories that a message names
 
@@ -50,22 +56,28 @@ class Learner:
         model: a causal language model with `.model` (the body) and `.lm_head`; changed in place.
         recipe: the objective.
         config: `rl` for the numbers, `agent.max_tokens` for constant lengths, `seed` for an adapter's start.
+        ranks: the place of this process among those that learn together; each has the same model.
     """
 
-    def __init__(self, model: Any, recipe: Recipe, config: RunConfig) -> None:
-        self.model, self.recipe, self.config = model.train(), recipe, config
+    def __init__(self, model: Any, recipe: Recipe, config: RunConfig, ranks: Ranks = ALONE) -> None:
+        self.model, self.recipe, self.config, self.ranks = model.train(), recipe, config, ranks
         model.set_attn_implementation(PACKED)
         self.adapter = self._add_adapter()
         copied = recipe.kl_coefficient > 0 and self.adapter is None
-        self.reference = copy.deepcopy(model).eval() if copied else None
+        self.reference: Any = ranks.place(Reader(copy.deepcopy(model).eval())) if copied else None
         if config.rl.gradient_checkpointing:
             model.gradient_checkpointing_enable()
+        self.reader = ranks.place(Reader(model))
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.optimizers = make_optimizers(model, config.rl)
         self.version = 0
         self.skipped = 0
         self.skipped_in_row = 0
         self._fresh_differences: list[float] = []
+
+    def run(self, function: Callable[..., T], *arguments: Any) -> T:
+        """`function(learner, *arguments)`; a `RankedLearner` runs it on all of its ranks."""
+        return function(self, *arguments)
 
     def step(self, groups: Sequence[Group]) -> dict[str, float]:
         """Train on one batch; the version rises by one even when every update was skipped.
@@ -85,7 +97,9 @@ class Learner:
         self.optimizers.set_rates(share)
         norms = [self._update(part, sums) for part in used if part]
         self.version += 1
-        metrics = _means(sums) | {
+        told = self.ranks.gather((dict(sums), self._fresh_differences))
+        self._fresh_differences = [difference for _, fresh in told for difference in fresh]
+        metrics = _means(_added([own for own, _ in told])) | {
             "optim/lr": share * self.config.rl.learning_rate,
             "optim/skipped": float(self.skipped),
         }
@@ -94,37 +108,65 @@ class Learner:
         return metrics | ({"optim/grad_norm": float(np.mean(norms))} if norms else {})
 
     def logprobs(self, samples: Sequence[Sample], model: Any | None = None) -> tuple[list[Tensor], list[Tensor]]:
-        """Log-probability and entropy at each sample's masked positions, all samples in one row."""
-        model = model or self.model
+        """Log-probability and entropy at each sample's masked positions, all samples in one row.
+
+        Args:
+            model: another than the learner's own. All ranks must read the same number of rows with theirs.
+        """
+        return self._read(samples, self.reader if model is None else Reader(model))
+
+    def publish(self, folder: Path, adapter_alone: bool) -> Path:
+        """Write this version's weights for an engine; older ones are deleted by it once it has moved past them.
+
+        Args:
+            adapter_alone: whether the adapter is written as peft saves it, and not the weights merged with it.
+        Returns: a safetensors file, or the folder of an adapter.
+        """
+        writes = self.ranks.rank == 0
+        if not adapter_alone:
+            path = folder / f"{self.version:08d}.safetensors"
+            save_weights(self.model, path, writes=writes)
+            return path
+        path = folder / f"{self.version:08d}.adapter"
+        save_adapter(self.adapter, path, writes=writes)
+        return path
+
+    def save_model(self, folder: Path) -> None:
+        """Write the weights, merged with an adapter, and the model's configuration as a Hugging Face folder."""
+        state = merged_state(self.model, keep=self.ranks.rank == 0)
+        if self.ranks.rank == 0:
+            self.model.save_pretrained(folder, state_dict=state)
+
+    def weight_bytes(self) -> int:
+        """Of all weights together, an adapter's included."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in untied_state(self.model).values())
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """The version, the updates skipped so far, and how many of them the last ones were."""
+        return {"version": self.version, "skipped": self.skipped, "skipped_in_row": self.skipped_in_row}
+
+    @counters.setter
+    def counters(self, saved: Mapping[str, int]) -> None:
+        self.version, self.skipped = saved["version"], saved["skipped"]
+        self.skipped_in_row = saved["skipped_in_row"]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a resumed run needs, by name: the trained weights and the optimizers' state; not copied."""
+        weights = untied_state(self.model) if self.adapter is None else adapter_state(self.model)
+        kept = self.optimizers.state(self.model)
+        return {f"weights/{n}": t for n, t in weights.items()} | {f"{OPTIMIZERS}{n}": t for n, t in kept.items()}
+
+    def allocate(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Make room for saved `tensors` of these names and shapes, so that they can be read into one another."""
+        kept = {n.removeprefix(OPTIMIZERS): shape for n, shape in shapes.items() if n.startswith(OPTIMIZERS)}
+        self.optimizers.allocate(self.model, kept)
+
+    def _read(self, samples: Sequence[Sample], reader: Reader) -> tuple[list[Tensor], list[Tensor]]:
         row = lay_end_to_end([s.ids for s in samples], [s.mask for s in samples])
-        hidden = model.model(input_ids=row.ids, position_ids=row.positions, use_cache=False).last_hidden_state
-        logprobs, entropy = token_logprobs(
-            hidden[0, row.predicting],
-            model.lm_head.weight,
-            row.targets,
-            self.config.rl.temperature,
-            entropy_gradient=self.recipe.entropy_coefficient > 0,
-        )
+        logprobs, entropy = reader(row, self.config.rl.temperature, self.recipe.entropy_coefficient > 0)
         sizes = [len(s.rollout) for s in samples]
         return list(logprobs.split(sizes)), list(entropy.split(sizes))
-
-    def state(self) -> dict[str, Any]:
-        """Optimizers, adapter and counters (the weights, or those merged with the adapter, are saved apart)."""
-        counters = {"version": self.version, "skipped": self.skipped, "skipped_in_row": self.skipped_in_row}
-        return {"optimizers": self.optimizers.state(), "adapter": adapter_state(self.model), **counters}
-
-    def restore(self, state: dict[str, Any], weights: Path) -> None:
-        """Take up a saved state: with an adapter, that adapter beside the weights of the start; else the saved weights.
-
-        Raises: TrainingError when the weights do not fit.
-        """
-        if self.adapter is None:
-            load_weights(self.model, weights)
-        else:
-            self.model.load_state_dict(state["adapter"], strict=False)
-        self.optimizers.restore(state["optimizers"])
-        self.version, self.skipped = state["version"], state["skipped"]
-        self.skipped_in_row = state["skipped_in_row"]
 
     def _add_adapter(self) -> Any | None:
         rl = self.config.rl
@@ -177,34 +219,45 @@ class Learner:
     @torch.no_grad()
     def _fill_fixed_logprobs(self, samples: list[Sample]) -> None:
         """p_prox (when there is more than one update) and p_ref (when there is a KL term), before any update."""
-        for batch in micro_batches(samples, self.config.rl.micro_batch_tokens):
+        if not samples or (self.recipe.optimizer_steps == 1 and self.recipe.kl_coefficient == 0):
+            return
+        rows, idle = passes(samples, self.config.rl.micro_batch_tokens, self.ranks)
+        for batch in rows + idle * [[_shortest(samples)]]:
             if self.recipe.optimizer_steps > 1:
                 for sample, logprobs in zip(batch, self.logprobs(batch)[0], strict=True):
                     sample.old = logprobs
             if self.recipe.kl_coefficient > 0:
-                with self._starting_policy() as model:
-                    reference, _ = self.logprobs(batch, model)
-                for sample, logprobs in zip(batch, reference, strict=True):
+                with self._starting_policy() as reader:
+                    started, _ = self._read(batch, reader)
+                for sample, logprobs in zip(batch, started, strict=True):
                     sample.reference = logprobs
+        for filled in self.ranks.gather([(s.old, s.reference) for s in samples]):
+            for sample, (old, reference) in zip(samples, filled, strict=True):
+                sample.old = sample.old if old is None else old
+                sample.reference = sample.reference if reference is None else reference
 
     @contextmanager
-    def _starting_policy(self) -> Iterator[Any]:
+    def _starting_policy(self) -> Iterator[Reader]:
         """The model as it was before the first step: the trained one with its adapter off, or a copy."""
         if self.adapter is None:
             yield self.reference
         else:
             with self.adapter.disable_adapter():
-                yield self.model
+                yield self.reader
 
     def _update(self, samples: list[Sample], sums: dict[str, float]) -> float:
         """One optimizer step. Returns the gradient norm before clipping; a non-finite one skips the update."""
         self.optimizers.zero_grad()
-        total = 0.0
-        for batch in micro_batches(samples, self.config.rl.micro_batch_tokens):
+        own = 0.0
+        rows, idle = passes(samples, self.config.rl.micro_batch_tokens, self.ranks)
+        for batch in rows:
             loss = self.loss(batch, sums)
             loss.backward()  # type: ignore[no-untyped-call]
-            total += float(loss.detach())
-        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.config.rl.grad_clip))
+            own += float(loss.detach())
+        for _ in range(idle):
+            (0.0 * torch.cat(self.logprobs([_shortest(samples)])[0])).sum().backward()  # type: ignore[no-untyped-call]
+        total = sum(self.ranks.gather(own))
+        norm = float(whole(torch.nn.utils.clip_grad_norm_(self.parameters, self.config.rl.grad_clip)))
         if np.isfinite(total) and np.isfinite(norm):
             self.optimizers.step()
             self.skipped_in_row = 0
@@ -258,6 +311,10 @@ class Learner:
             self._fresh_differences.append(float((tokens.old - tokens.behaviour)[fresh].abs().max()))
 
 
+def _shortest(samples: list[Sample]) -> Sample:
+    return min(samples, key=lambda sample: len(sample.ids))
+
+
 def _split(samples: list[Sample], parts: int) -> list[list[Sample]]:
     bounds = np.linspace(0, len(samples), min(parts, len(samples)) + 1).astype(int)
     return [samples[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
@@ -271,6 +328,11 @@ def _names(samples: list[Sample]) -> str:
 def _column(parts: list[Tensor | None]) -> Tensor | None:
     known = [part for part in parts if part is not None]
     return torch.cat(known) if known else None
+
+
+def _added(parts: Sequence[dict[str, float]]) -> dict[str, float]:
+    names = dict.fromkeys(name for part in parts for name in part)
+    return {name: sum(part.get(name, 0.0) for part in parts) for name in names}
 
 
 def _means(sums: dict[str, float]) -> dict[str, float]:

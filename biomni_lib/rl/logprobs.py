@@ -1,16 +1,44 @@
 """Log-probabilities of given tokens without ever holding the full logits.
 
+`Reader` is the model as the learner calls it: one row in, log-probs and entropies of the row's sampled tokens out.
+
 Rows (token positions) are processed in chunks; when there is more than one, each chunk's logits are recomputed in the
 backward pass instead of kept, so memory is bounded by one chunk whatever the number of tokens or the vocabulary.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from biomni_lib.rl.packing import Row
+
 LOGITS_MAX = 1 << 25  # values of logits held at once: 128 MiB in float32
+
+
+class Reader(torch.nn.Module):
+    """A causal language model with `.model` (the body) and `.lm_head`, from a packed row to its sampled tokens."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, row: Row, temperature: float, entropy_gradient: bool) -> tuple[Tensor, Tensor]:
+        """What `token_logprobs` returns of the row's sampled tokens, on the CPU."""
+        device = self.model.lm_head.weight.device
+        ids, positions = row.ids.to(device), row.positions.to(device)
+        hidden = self.model.model(input_ids=ids, position_ids=positions, use_cache=False).last_hidden_state
+        logprobs, entropy = token_logprobs(
+            hidden[0, row.predicting.to(device)],
+            self.model.lm_head.weight,
+            row.targets.to(device),
+            temperature,
+            entropy_gradient=entropy_gradient,
+        )
+        return logprobs.cpu(), entropy.cpu()
 
 
 def token_logprobs(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import torch
+from torch import Tensor
 
 from biomni_lib.config import RlConfig
 from biomni_lib.sft.muon import muon_and_adamw
@@ -34,14 +34,24 @@ class Optimizers:
         for member in self.members:
             member.zero_grad(set_to_none=True)
 
-    def state(self) -> list[dict[str, Any]]:
-        """What `restore` takes up."""
-        return [member.state_dict() for member in self.members]
+    def state(self, model: torch.nn.Module) -> dict[str, Tensor]:
+        """Every tensor that an optimizer keeps, by `PARAMETER/KEY`; not copied."""
+        names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
+        kept = (item for member in self.members for item in member.state.items())
+        return {f"{names[p]}/{key}": value for p, state in kept for key, value in state.items()}
 
-    def restore(self, state: Sequence[dict[str, Any]]) -> None:
-        """Take up a saved state, except for its learning rates: `set_rates` sets those before every step."""
-        for member, saved in zip(self.members, state, strict=True):
-            member.load_state_dict(saved)
+    def allocate(self, model: torch.nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Make room for a saved state, whose tensors have these names and shapes, to be read into.
+
+        Learning rates are not part of it: `set_rates` sets those before every step.
+        """
+        parameters = dict(model.named_parameters())
+        owners = {p: member for member in self.members for group in member.param_groups for p in group["params"]}
+        for name, shape in shapes.items():
+            of, _, key = name.partition("/")
+            parameter = parameters[of]
+            like = parameter.shape == torch.Size(shape)
+            owners[parameter].state[parameter][key] = torch.zeros_like(parameter) if like else torch.zeros(shape)
 
 
 def make_optimizers(model: torch.nn.Module, settings: RlConfig) -> Optimizers:

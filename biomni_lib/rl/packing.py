@@ -76,6 +76,20 @@ def fill_rows(lengths: Sequence[int], tokens_max: int) -> list[list[int]]:
     return rows
 
 
+def share_out(lengths: Sequence[int], ranks: int) -> list[list[int]]:
+    """Which sequences each rank reads: the longest first, each to the rank that has the fewest tokens so far.
+
+    Returns: indexes into `lengths` by rank, ascending, every one once.
+    """
+    shares: list[list[int]] = [[] for _ in range(ranks)]
+    tokens = [0] * ranks
+    for index in sorted(range(len(lengths)), key=lambda i: lengths[i], reverse=True):
+        rank = tokens.index(min(tokens))
+        shares[rank].append(index)
+        tokens[rank] += lengths[index]
+    return [sorted(share) for share in shares]
+
+
 def packed_attention(
     module: torch.nn.Module,
     query: Tensor,

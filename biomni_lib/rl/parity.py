@@ -47,7 +47,7 @@ async def take_probe(engine: Engine, prompt: Sequence[int], temperature: float) 
 
 
 @torch.no_grad()
-def check_probe(learner: Learner, probe: Sequence[Trajectory], *, version: int, bound: float) -> float:
+def check_probe(learner: Learner, probe: Sequence[Trajectory], version: int, bound: float) -> float:
     """Read a probe with the learner's weights, which are those of `version`.
 
     Returns: the largest difference in log-probability. Raises: TrainingError beyond `bound`, or when the engine says

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from biomni_lib.agent.ledger import Trajectory
 from biomni_lib.errors import LedgerError
-from biomni_lib.rl.packing import fill_rows
+from biomni_lib.rl.packing import fill_rows, share_out
+from biomni_lib.rl.ranks import Ranks
 from biomni_lib.tasks import refuse_evaluation_only
 
 
@@ -68,3 +69,14 @@ def micro_batches(samples: Sequence[Sample], tokens_max: int) -> list[list[Sampl
     """Cut samples into rows of at most `tokens_max` tokens, one sample at least."""
     rows = fill_rows([len(sample.ids) for sample in samples], tokens_max)
     return [[samples[index] for index in row] for row in rows]
+
+
+def passes(samples: Sequence[Sample], tokens_max: int, ranks: Ranks) -> tuple[list[list[Sample]], int]:
+    """The rows of `micro_batches` that this rank reads of all ranks' samples, at least one.
+
+    Returns: the rows, and how many passes without effect follow until all ranks have done as many.
+    """
+    shares = share_out([len(sample.ids) for sample in samples], ranks.count)
+    rows = [micro_batches([samples[index] for index in share], tokens_max) for share in shares]
+    own = rows[ranks.rank]
+    return own, max(map(len, rows)) - len(own)

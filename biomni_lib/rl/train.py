@@ -1,5 +1,7 @@
 """The RL loop: rollouts in one process, the learner in this one, weights from here to there after every step.
 
+A learner of several ranks (`placement.learner_ranks`) has a process for each; this one then only talks to them.
+
     get a batch -> learner.step -> publish weights -> (checkpoint) -> again
 
 While the learner works, the rollout process goes on generating as far as the staleness bound allows; with
@@ -20,7 +22,6 @@ from typing import Any
 
 import torch
 from tqdm import tqdm
-from transformers import AutoModelForCausalLM
 
 from biomni_lib.agent.ledger import save_trajectories
 from biomni_lib.config import RunConfig
@@ -29,12 +30,13 @@ from biomni_lib.provenance import atomic_path, file_sha256
 from biomni_lib.rl.agent_world import agent_world
 from biomni_lib.rl.checkpoints import identity, last_checkpoint, restore_checkpoint, save_checkpoint
 from biomni_lib.rl.learner import Learner
+from biomni_lib.rl.learner_ranks import LearnerSpec, open_learner
 from biomni_lib.rl.parity import check_probe, is_due, require_parity
 from biomni_lib.rl.recipe import Recipe, check_recipe, load_recipe
 from biomni_lib.rl.report import rollout_metrics, system_metrics, trajectory_rows, write_rows
 from biomni_lib.rl.rollout_process import RolloutProcess
 from biomni_lib.rl.scheduler import Group
-from biomni_lib.rl.weights import WeightFolder, merged_state
+from biomni_lib.rl.weights import WeightFolder
 from biomni_lib.rl.worker import WorkerSpec, World
 from biomni_lib.tasks import Instance, refuse_evaluation_only
 from biomni_lib.tracking import Tracker, read_metrics
@@ -82,7 +84,7 @@ def train_rl(
         recipe: the objective; None takes the one that `config.rl.recipe` names.
         world: what rollouts happen in; a module-level function.
     Raises: ConfigError for an asynchronous run without correction; DataError for an instance of a benchmark; RunError
-        when the rollout process dies; TrainingError when training cannot go on.
+        when the rollout process or a rank of the learner dies; TrainingError when training cannot go on.
     """
     refuse_evaluation_only((instance.id for instance in instances), "train_rl")
     recipe = recipe or load_recipe(config.rl.recipe)
@@ -114,12 +116,12 @@ class _Run:
         threads = torch.get_num_threads()
         stack.callback(torch.set_num_threads, threads)
         torch.set_num_threads(config.rl.threads)
-        self.learner = Learner(AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32), recipe, config)
+        self.learner = stack.enter_context(open_learner(LearnerSpec(config, recipe, model_dir), out_dir))
         self.identity = identity(config, recipe, _weights_sha256(model_dir))
         self.seconds_before, scheduler_state = self._resume()
         self.first_step, self.started = self.learner.version, time.perf_counter()
         self.tracker = stack.enter_context(Tracker(out_dir, "rl", config, resume_step=self.first_step))
-        self.folder = WeightFolder(self.learner.model, out_dir)
+        self.folder = WeightFolder(self.learner.run(Learner.weight_bytes), out_dir)
         stack.callback(self.folder.close)
         spec = WorkerSpec(
             config=config,
@@ -148,7 +150,7 @@ class _Run:
         began = time.perf_counter()
         groups, report = self.rollouts.next_batch(self.learner.version)
         wait_s = time.perf_counter() - began
-        learned = self.learner.step(groups)
+        learned = self.learner.run(Learner.step, groups)
         self._check_parity(learned)
         goes_on = step + 1 < self.config.rl.steps
         gated = goes_on and is_due(step + 1 - self.first_step)
@@ -178,7 +180,7 @@ class _Run:
         target = self.out_dir / "model"
         with atomic_path(target) as temporary:
             shutil.copytree(self.model_dir, temporary, ignore=shutil.ignore_patterns("*.safetensors", "*.bin"))
-            self.learner.model.save_pretrained(temporary, state_dict=merged_state(self.learner.model))
+            self.learner.run(Learner.save_model, temporary)
         return RLResult(
             model_dir=target,
             trajectories=self.out_dir / "trajectories",
@@ -223,12 +225,11 @@ class _Run:
         """The same on a probe, of which the engine samples some whether or not a batch has fresh samples."""
         probe = self.rollouts.take_probe()
         if probe:
-            check_probe(self.learner, probe, version=self.learner.version, bound=self.config.engine.parity_max)
+            self.learner.run(check_probe, probe, self.learner.version, self.config.engine.parity_max)
 
     def _publish(self) -> Path:
         """The learner's weights, or its adapter alone for an engine that takes adapters."""
-        adapter = self.learner.adapter if takes_adapters(self.config) else None
-        return self.folder.publish(self.learner.model, self.learner.version, adapter)
+        return self.learner.run(Learner.publish, self.folder.path, takes_adapters(self.config))
 
 
 def _weights_sha256(model_dir: Path) -> str:

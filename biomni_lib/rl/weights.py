@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from biomni_lib.errors import TrainingError
+from biomni_lib.rl.ranks import whole
 
 SHARED_MEMORY = Path("/dev/shm")
 ROOM_FACTOR = 8  # free shared memory needed, in multiples of one version's size
@@ -26,32 +27,42 @@ ADAPTER, BASE = ".lora_", ".base_layer"  # in peft's names of an adapter's tenso
 
 def untied_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """The state dict without second names of a shared tensor, contiguous and detached (not copied)."""
-    seen: set[int] = set()
-    state = {}
-    for name, tensor in model.state_dict().items():
-        if tensor.data_ptr() not in seen:
-            seen.add(tensor.data_ptr())
-            state[name] = tensor.detach().contiguous()
-    return state
+    first = {name for name, _ in [*model.named_parameters(), *model.named_buffers()]}
+    return {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items() if name in first}
 
 
 @torch.no_grad()
-def merged_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """`untied_state` in the base model's layout: an adapter, where there is one, is added to its matrices."""
-    state = untied_state(model)
-    merged = {name.replace(BASE, ""): tensor for name, tensor in state.items() if ADAPTER not in name}
-    for name in (name for name in state if name.endswith(f"{BASE}.weight")):
-        layer: Any = model.get_submodule(name.removesuffix(f"{BASE}.weight"))
-        (adapter,) = layer.active_adapters
-        merged[name.replace(BASE, "")] = state[name] + layer.get_delta_weight(adapter)
+def merged_state(model: torch.nn.Module, *, keep: bool = True) -> dict[str, torch.Tensor]:
+    """`untied_state` in the base model's layout, on the CPU: an adapter, where there is one, is added to its matrices.
+
+    Args:
+        keep: False gives nothing back; for all but one of the ranks that share a model and must gather it together.
+    """
+    state, merged = untied_state(model), {}
+    for name, tensor in state.items():
+        if ADAPTER in name:
+            continue
+        if name.endswith(f"{BASE}.weight"):
+            layer: Any = model.get_submodule(name.removesuffix(f"{BASE}.weight"))
+            (adapter,) = layer.active_adapters
+            tensor = (tensor + layer.get_delta_weight(adapter)).to(tensor.dtype)
+        gathered = whole(tensor)
+        if keep:
+            merged[name.replace(BASE, "")] = gathered.cpu()
     return merged
 
 
-def save_weights(model: torch.nn.Module, path: Path) -> None:
-    """Write a model's weights, merged with its adapter, to a safetensors file, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    save_file(merged_state(model), temporary)
-    temporary.replace(path)
+def save_weights(model: torch.nn.Module, path: Path, *, writes: bool = True) -> None:
+    """Write a model's weights, merged with its adapter, to a safetensors file, whole or not at all.
+
+    Args:
+        writes: False for all but one of the ranks that share a model.
+    """
+    state = merged_state(model, keep=writes)
+    if writes:
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        save_file(state, temporary)
+        temporary.replace(path)
 
 
 def load_weights(model: torch.nn.Module, path: Path) -> None:
@@ -70,36 +81,19 @@ def load_weights(model: torch.nn.Module, path: Path) -> None:
 
 
 class WeightFolder:
-    """Where versions are published; `close` removes what is left of it.
+    """Where versions are published (`Learner.publish`); `close` removes what is left of it.
 
     Args:
-        model: tells the size of a version.
+        size: bytes of one version.
         fallback: folder used when shared memory has too little room or does not exist.
     """
 
-    def __init__(self, model: torch.nn.Module, fallback: Path) -> None:
-        size = sum(t.numel() * t.element_size() for t in untied_state(model).values())
+    def __init__(self, size: int, fallback: Path) -> None:
         roomy = SHARED_MEMORY.is_dir() and shutil.disk_usage(SHARED_MEMORY).free > ROOM_FACTOR * size
         if not roomy:
             fallback.mkdir(parents=True, exist_ok=True)
         prefix = f"biomni-weights-{os.getpid()}-"
         self.path = Path(tempfile.mkdtemp(prefix=prefix, dir=SHARED_MEMORY if roomy else fallback))
-
-    def publish(self, model: torch.nn.Module, version: int, adapter: Any | None = None) -> Path:
-        """Write one version; older ones are deleted by the reader once it has moved past them.
-
-        Args:
-            adapter: the model in peft's wrapping, of which the adapter alone is written; None for all weights.
-        Returns: a safetensors file, or the folder of an adapter.
-        """
-        if adapter is None:
-            path = self.path / f"{version:08d}.safetensors"
-            save_weights(model, path)
-            return path
-        path = self.path / f"{version:08d}.adapter"
-        temporary = path.with_name(f".{path.name}.tmp")
-        adapter.save_pretrained(temporary)
-        return temporary.replace(path)
 
     def close(self) -> None:
         """Remove the folder."""

@@ -1,7 +1,7 @@
 """Muon in float32: momentum whose matrix updates are orthogonalised.
 
 PyTorch's own `torch.optim.Muon` orthogonalises in bfloat16, which most CPUs emulate slowly. Muon is for the matrices of
-hidden layers; `muon_and_adamw` gives everything else to AdamW.
+hidden layers; `muon_and_adamw` gives everything else to AdamW. Over several ranks each orthogonalises whole matrices.
 Source: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks".
 """
 
@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from biomni_lib.rl.ranks import share_of, whole
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 BETAS = (0.9, 0.95)
@@ -56,8 +58,9 @@ class Muon(torch.optim.Optimizer):
                     continue
                 buffer = self.state[weight].setdefault("momentum", torch.zeros_like(weight))
                 buffer.lerp_(weight.grad, 1 - group["momentum"])
-                update = orthogonalize(weight.grad.lerp(buffer, group["momentum"]))
-                weight.sub_(update, alpha=group["lr"] * max(1.0, weight.shape[0] / weight.shape[1]) ** 0.5)
+                update = orthogonalize(whole(weight.grad.lerp(buffer, group["momentum"])))
+                length = group["lr"] * max(1.0, weight.shape[0] / weight.shape[1]) ** 0.5
+                weight.sub_(share_of(update, weight), alpha=length)
         return loss
 
 

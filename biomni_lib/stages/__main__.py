@@ -3,6 +3,7 @@
 import contextlib
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -101,6 +102,21 @@ def publish(preset: Preset = "cpu", seed: Seed = 0, runs_root: RunsRoot = "runs"
     print(*runner.publish_notebooks(config), *publication.publish(config), sep="\n")
     if file := paper.publish(config):
         print(file)
+
+
+@app.command()
+def export(
+    preset: Preset = "cpu",
+    seed: Seed = 0,
+    runs_root: RunsRoot = "runs",
+    changed: Settings = None,
+    to: Annotated[Path | None, typer.Option(help="The folder to write; export/ in the run's folder.")] = None,
+    checkpoint: Annotated[bool, typer.Option(help="Of the last checkpoint, not of the finished run.")] = False,
+) -> None:
+    """Write the trained model as a Hugging Face folder: weights, tokenizer, chat template, settings, card."""
+    from biomni_lib.stages import export
+
+    print(export.run(settings(preset, seed, runs_root, changed), to, checkpoint=checkpoint))
 
 
 @app.command()

@@ -80,6 +80,10 @@ def test_a_run_has_its_own_folder_for_each_preset_and_seed(tmp_path):
         ({"teacher.model": "m"}, ["teacher.model = 'm'", "'openai' and 'anthropic'"]),
         ({"api.url": "localhost"}, ["api.url", "'localhost'"]),
         (
+            {"placement.learner_offload": True},
+            ["placement.learner_offload = True", "needs placement.learner_ranks above 1"],
+        ),
+        (
             {"placement.learner_ranks": 6, "placement.context_parallel": 4},
             ["placement.learner_ranks = 6", "multiple of placement.context_parallel = 4"],
         ),
@@ -174,6 +178,6 @@ def test_budgets_are_some_and_positive():
 def test_a_setting_that_joined_later_leaves_what_was_made_without_it():
     plain = load_config("cpu").model_dump(mode="json")
     assert set(plain["teacher"]) == {"instances", "samples_per_instance", "cap_per_instance"}
-    assert not {"dtype", "yarn_factor"} & set(plain["model"])
+    assert not {"dtype", "yarn_factor", "yarn_positions"} & set(plain["model"])
     named = load_config("cpu", teacher={"engine": "openai", "model": "m"}).model_dump(mode="json")["teacher"]
     assert (named["engine"], named["model"]) == ("openai", "m")

@@ -70,6 +70,15 @@ def test_32b_needs_sixteen_cards() -> None:
     assert eight.learner["optimizer"] == adam / 8 and plan.learner["optimizer"] == adam / 16
 
 
+def test_what_ranks_keep_may_rest_on_the_host() -> None:
+    cards, host = (planned(load_config("gpu-32b", placement={"learner_offload": off})) for off in (False, True))
+    kept = sum(cards.learner[part] for part in ("weights", "gradients", "optimizer"))
+    assert host.offloaded == 16 * kept == 16 * (4 + 4 + 8) * 32_762_123_264 / 16 and cards.offloaded == 0
+    assert sum(host.learner.values()) == pytest.approx(sum(cards.learner.values()) - kept)
+    told = "weights, gradients and optimizer of all ranks, on the host: 488.2 GiB"
+    assert told in tell(host, (H100, 16), 1.0) and "all ranks" not in tell(cards, (H100, 16), 1.0)
+
+
 def test_the_room_that_is_left_is_for_the_kv_cache(gpu_8b: Plan) -> None:
     tight = dataclasses.replace(H100, memory=gpu_8b.least("turns") / USABLE)
     room = gpu_8b.kv_room(tight)
