@@ -186,7 +186,7 @@ async def _roll_out(
             done[number] = (scored, time.perf_counter() - started)
             progress(model, len(done), len(jobs))
 
-    at_once = min(config.engine.slots, config.sandbox.sessions_max, len(jobs))
+    at_once = min(config.slots, config.sessions, len(jobs))
     try:
         async with asyncio.TaskGroup() as group:
             for _ in range(at_once):

@@ -19,6 +19,7 @@ from biomni_lib.agent.prompt import system_prompts
 from biomni_lib.agent.rollout import RolloutSettings, rollout
 from biomni_lib.analysis import difference_by_seed, score_table, summarize
 from biomni_lib.config import RunConfig
+from biomni_lib.engines.base import over_losses
 from biomni_lib.engines.scripted import ScriptedEngine
 from biomni_lib.errors import DataError, RunError
 from biomni_lib.provenance import Manifest, code_hash, config_hash, read_manifest
@@ -179,8 +180,9 @@ class OpenModel:
         settings = evaluation_settings(self.config)
 
         async def one(instance: Instance, sample: int, seed: int) -> Trajectory:
-            return await rollout(
-                instance, self.engine, self.sandbox, self.engine.renderer, settings, seed=seed, sample=sample
+            renderer = self.engine.renderer
+            return await over_losses(
+                lambda: rollout(instance, self.engine, self.sandbox, renderer, settings, seed=seed, sample=sample)
             )
 
         return one
