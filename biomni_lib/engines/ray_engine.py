@@ -25,7 +25,7 @@ from ray.exceptions import RayError, RayTaskError
 from biomni_lib import cluster
 from biomni_lib.agent.chat import ChatRenderer
 from biomni_lib.config import RunConfig
-from biomni_lib.engines.base import Completion, Engine, EngineStats, Sampling, over_losses
+from biomni_lib.engines.base import Completion, Engine, EngineStats, Sampling
 from biomni_lib.engines.parcel import Files, Parcel, unpacked
 from biomni_lib.engines.routes import Routes
 from biomni_lib.errors import BiomniError, EngineError, EngineLostError, RunError
@@ -128,7 +128,7 @@ class RayEngine(Engine):
                 await self._call("release", session)
 
     async def load_weights(self, version: int, source: Path | Mapping[str, Tensor] | Parcel) -> None:
-        """See `Engine.load_weights`; returns when the actor of now has them, and every later one will."""
+        """See `Engine.load_weights`; an actor that is being started in place of a lost one is not waited for."""
         parcel = source if isinstance(source, Parcel) else Parcel(source)
         load = asyncio.ensure_future(self._load(version, parcel))
         await asyncio.shield(load)  # one whose caller was cancelled is still carried out
@@ -180,7 +180,9 @@ class RayEngine(Engine):
 
     async def _load(self, version: int, parcel: Parcel) -> None:
         async with self._swapping:
-            await over_losses(lambda: self._push(version, parcel))
+            if self.ready or not self.losses:
+                with contextlib.suppress(EngineLostError):
+                    await self._push(version, parcel)
             self._newest, self.version = (version, parcel), version
 
     async def _push(self, version: int, parcel: Parcel) -> None:
@@ -207,6 +209,7 @@ class RayEngine(Engine):
                 lost = error
 
     async def _bring_up_to_date(self, actor: _Actor) -> None:
+        """Load the newest weights, and again those that came meanwhile."""
         taken = None
         while taken is not self._newest:
             taken = self._newest
@@ -274,7 +277,7 @@ class RayEngines(Engine):
             await self.engines[number].release(session)
 
     async def load_weights(self, version: int, source: Path | Mapping[str, Tensor]) -> None:
-        """See `Engine.load_weights`; returns when every engine has them."""
+        """See `Engine.load_weights`; when it returns, no engine serves with older ones."""
         load = asyncio.ensure_future(self._load(version, source))
         await asyncio.shield(load)
 
