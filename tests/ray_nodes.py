@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,8 @@ from biomni_lib.engines.ray_engine import RayEngine
 
 NODE = {"num_cpus": 0, "object_store_memory": 100 << 20, "include_log_monitor": False, "no_monitor": True}
 """Our actors ask for no CPU, so no idle worker is started beside them."""
+PORTS = ("metrics_agent_port", "runtime_env_agent_port", "dashboard_agent_listen_port", "metrics_export_port")
+"""Ports of helpers that Ray waits 15 s for when they may choose; a busy machine takes longer to start them."""
 GONE_WITHIN_S = 30
 
 
@@ -29,17 +32,25 @@ class Nodes:
     def lose_other(self) -> None:
         """End the other node at once, with all that runs there, and start one in its place."""
         self.cluster.remove_node(self.other, allow_graceful=False)
-        self.other = self.cluster.add_node(**NODE)
+        self.other = _add_node(self.cluster)
+
+
+def _add_node(to: Cluster, **more: Any) -> Any:
+    with contextlib.ExitStack() as free:
+        sockets = [free.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in PORTS]
+        ports = {name: bound.getsockname()[1] for name, bound in zip(PORTS, sockets, strict=True)}
+    return to.add_node(**NODE, **ports, **more)
 
 
 @contextlib.contextmanager
 def two_nodes() -> Iterator[Nodes]:
     """This process joins; at the end nothing that was started may be left."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["RAY_raylet_start_wait_time_s"] = "120"
     nodes = Cluster()
     try:
-        nodes.add_node(**NODE, include_dashboard=False)
-        other = nodes.add_node(**NODE)
+        _add_node(nodes, include_dashboard=False)
+        other = _add_node(nodes)
         assert cluster.join(nodes.address, "a test's cluster")
         yield Nodes(nodes, other)
     finally:
