@@ -37,6 +37,7 @@ OpenEngine = Callable[[], Engine]
 HEARTBEAT_S = 1.0
 LOSSES_MAX, LOSSES_WITHIN_S = 4, 600.0
 CLOSE_S = 30.0
+SAID_MAX = 300  # characters of an error that are passed on
 CALLS_MAX = 10_000  # of one actor at once; the engine behind has its own queue
 CLOSED = "the engine is closed; start a new one"
 
@@ -344,4 +345,6 @@ def _create(open_engine: OpenEngine, cards: int) -> Any:
 
 
 def _kind(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}" if isinstance(error, EngineError) else type(error).__name__
+    """An error's name and the last line of what it says, where Ray puts the cause."""
+    said = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {said[-1].strip()}"[:SAID_MAX]

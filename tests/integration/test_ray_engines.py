@@ -1,6 +1,7 @@
 """Engines and sandboxes as Ray actors on a cluster of two nodes: the same run, and what becomes of those that die."""
 
 import asyncio
+import functools
 import os
 import signal
 from collections.abc import Callable
@@ -46,10 +47,6 @@ def on_ray(make_config: Callable[..., RunConfig], ray_nodes: Nodes) -> Callable[
     return make
 
 
-def opened(model_dir: Path) -> Any:
-    return toy_engine(model_dir, slots=4)
-
-
 def changed(model_dir: Path, file: Path, seed: int) -> Any:
     """Weights of another toy model in a file. Returns: that model."""
     save_toy_model(model_dir.parent / f"other-{seed}", seed=seed)
@@ -72,7 +69,7 @@ async def test_weights_reach_other_nodes_and_every_replacement_has_the_newest_be
 ) -> None:
     """One engine dies by itself, then the other with its node; the files of the weights are gone by then."""
     config = on_ray()
-    engines = start_engines(config, lambda: opened(model_dir), ToyRenderer(), heartbeat_s=0.1)
+    engines = start_engines(config, functools.partial(toy_engine, model_dir, 4), ToyRenderer(), heartbeat_s=0.1)
     try:
         model = changed(model_dir, tmp_path / "7.safetensors", seed=7)
         await engines.load_weights(7, tmp_path / "7.safetensors")
@@ -142,7 +139,7 @@ def test_a_run_goes_on_when_engines_are_killed_and_every_member_is_accounted_for
         settled = 4 * (step + 1) + row["async/dropped"] + row["async/filtered"] + row["async/failed"]
         assert row["async/admitted"] == settled + row["async/in_flight"] + row["async/queued"]
         assert row["async/failed"] == 0
-        assert row["policy/fresh_abs_diff_max"] < 1e-4
+        assert row.get("policy/fresh_abs_diff_max", 0.0) < 1e-4  # absent where a batch has no fresh sample
     table = pq.read_table(result.trajectories).to_pandas()
     assert (table.groupby("step").size() == 4 * 8).all() and table["step"].nunique() == 8
     assert not table.duplicated(["group", "sample"]).any()
@@ -153,7 +150,7 @@ def test_a_run_goes_on_when_engines_are_killed_and_every_member_is_accounted_for
 async def test_an_engine_that_dies_again_and_again_says_so(
     on_ray: Callable[..., RunConfig], model_dir: Path, tmp_path: Path
 ) -> None:
-    told = rf"engine 0 was lost {LOSSES_MAX} times within 600 s, the last time by ActorDiedError; .*resume"
+    told = rf"engine 0 was lost {LOSSES_MAX} times within 600 s, the last time by ActorDiedError.*resume"
     engines = start_engines(on_ray(engines=1), vanish, ToyRenderer())
     try:
         for call in (engines.generate(PROBE, LONG), engines.load_weights(1, model_dir / "model.safetensors")):
