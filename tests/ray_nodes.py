@@ -18,7 +18,7 @@ from biomni_lib.engines.ray_engine import RayEngine
 NODE = {"num_cpus": 0, "object_store_memory": 100 << 20, "include_log_monitor": False, "no_monitor": True}
 """Our actors ask for no CPU, so no idle worker is started beside them."""
 PORTS = ("metrics_agent_port", "runtime_env_agent_port", "dashboard_agent_listen_port", "metrics_export_port")
-"""Ports of helpers that Ray waits 15 s for when they may choose; a busy machine takes longer to start them."""
+"""Given, so that Ray waits for fewer files of helper processes, which come late on a busy machine."""
 GONE_WITHIN_S = 30
 
 
@@ -46,7 +46,6 @@ def _add_node(to: Cluster, **more: Any) -> Any:
 def two_nodes() -> Iterator[Nodes]:
     """This process joins; at the end nothing that was started may be left."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ["RAY_raylet_start_wait_time_s"] = "120"
     nodes = Cluster()
     try:
         _add_node(nodes, include_dashboard=False)

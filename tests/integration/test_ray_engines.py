@@ -96,8 +96,8 @@ async def test_weights_reach_other_nodes_and_every_replacement_has_the_newest_be
         await assert_serves(engines, 8, Qwen3ForCausalLM.from_pretrained(model_dir, dtype=torch.float32).eval())
         assert engines.stats().lost == 2
         assert engines.stats().generated_tokens > written  # what lost actors wrote still counts
-    finally:
         processes = [psutil.Process(await process_of(engine)) for engine in engines.engines]
+    finally:
         await engines.close()
         await engines.close()
     assert not psutil.wait_procs(processes, 30)[1]

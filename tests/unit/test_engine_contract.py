@@ -33,10 +33,6 @@ ADAPTER_RANK = 4
 TOLERANCE = {"transformers": 1e-5, "ray": 1e-5, "vllm": 1e-4}
 
 
-def opened(folder: Path) -> TransformersEngine:
-    return TransformersEngine.load(folder, slots=SLOTS, context=CONTEXT, prefill_chunk=BLOCK)
-
-
 def model(seed: int = 0) -> Any:
     return toy_model(seed, sizes=SIZES)
 
@@ -45,6 +41,7 @@ def model(seed: int = 0) -> Any:
 async def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Any]:
     folder = tmp_path_factory.mktemp("engine") / "model"
     save_model(model(), tokenizer(), folder)
+    opened = functools.partial(TransformersEngine.load, folder, slots=SLOTS, context=CONTEXT, prefill_chunk=BLOCK)
     if request.param == "vllm":
         from biomni_lib.engines.vllm_engine import VllmEngine
 
@@ -54,9 +51,9 @@ async def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
 
         request.getfixturevalue("ray_nodes")
         config = load_config("smoke", **{"placement.kind": "ray", "engine.slots": SLOTS})
-        engine = start_engines(config, functools.partial(opened, folder), renderer(), heartbeat_s=0.01)
+        engine = start_engines(config, opened, renderer(), heartbeat_s=0.01)
     else:
-        engine = opened(folder)
+        engine = opened()
     engine.tolerance = TOLERANCE[request.param]
     yield engine
     await engine.close()
