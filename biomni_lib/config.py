@@ -117,7 +117,7 @@ class RunConfig(Section):
     environment: EnvironmentConfig = Field(EnvironmentConfig(), description="Who runs the sandbox.")
     teacher: TeacherConfig = Field(default_factory=TeacherConfig, description="The teacher.")
     api: ApiConfig = Field(ApiConfig(), description="Endpoints that cost money.")
-    placement: PlacementConfig = Field(default_factory=PlacementConfig, description="Which cards do what.")
+    placement: PlacementConfig = Field(default_factory=PlacementConfig, description="Where it runs.")
     pretraining: PretrainingConfig = Field(default_factory=PretrainingConfig, description="Copying, from scratch.")
     sft: SftConfig = Field(SftConfig(), description="Supervised fine-tuning.")
     rl: RlConfig = Field(default_factory=RlConfig, description="Reinforcement learning.")
@@ -136,7 +136,17 @@ class RunConfig(Section):
     @property
     def agents(self) -> int:
         """Trajectories of RL under way at once."""
-        return self.rl.agents or min(self.engine.slots, self.sandbox.sessions_max)
+        return self.rl.agents or min(self.slots, self.sessions)
+
+    @property
+    def slots(self) -> int:
+        """Trajectories decoded together, by all engines."""
+        return self.placement.engines * self.engine.slots
+
+    @property
+    def sessions(self) -> int:
+        """Sessions open at the same time, in all sandboxes."""
+        return max(1, self.placement.sandbox_hosts) * self.sandbox.sessions_max
 
     @property
     def lake_dir(self) -> Path:
@@ -152,9 +162,12 @@ class RunConfig(Section):
         for small, large in AT_MOST:
             low, high = _value(self, small), _value(self, large)
             require(low <= high, f"{small} = {low}", f"must be at most {large} = {high}")
-        agents, sessions = self.agents, self.sandbox.sessions_max
-        places = self.engine.slots + self.engine.parked
+        agents, sessions = self.agents, self.sessions
+        places = self.placement.engines * (self.engine.slots + self.engine.parked)
         require(agents <= sessions, f"rl.agents = {agents}", f"must be at most sandbox.sessions_max = {sessions}")
+        hosts = f"placement.sandbox_hosts = {self.placement.sandbox_hosts}"
+        apart = self.placement.sandbox_hosts == 0 or self.environment.url is None
+        require(apart, hosts, "must be 0 where environment.url says who runs the sandbox")
         require(  # a conversation that loses its cache is read anew, in other bits, and when that happens is chance
             self.rl.max_staleness > 0 or agents <= places,
             f"rl.agents = {agents}",

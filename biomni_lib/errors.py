@@ -32,6 +32,10 @@ class EngineError(BiomniError):
     """An engine cannot serve: weights that do not fit, a request beyond its context, a closed engine."""
 
 
+class EngineLostError(EngineError):
+    """The engine that a call was with is gone and is being replaced: the call may be made again."""
+
+
 class LedgerError(BiomniError):
     """A trajectory whose columns or turns contradict each other, or a file of trajectories that cannot be read."""
 

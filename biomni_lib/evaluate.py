@@ -114,7 +114,7 @@ async def evaluate(
     rows_path.unlink(missing_ok=True)
     jobs = [(instance, sample) for instance in instances for sample in range(config.evaluate.samples)]
     unfinished = _Unfinished(out_dir / f"{model}.unfinished", key, jobs)
-    at_once = at_once or min(config.engine.slots, config.sandbox.sessions_max)
+    at_once = at_once or min(config.slots, config.sessions)
     await _roll_out(model, rollout_fn, jobs, config, progress, unfinished, at_once)
     done = [unfinished.done[number] for number in range(len(jobs))]
     save_trajectories(trajectories_path, [trajectory for trajectory, _ in done])

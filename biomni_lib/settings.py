@@ -297,9 +297,26 @@ class ApiConfig(Section):
 
 
 class PlacementConfig(Section):
-    """Which cards do what, for presets on GPUs; the plan (`make plan`) adds it up."""
+    """Where engines and sandboxes run, and which cards do what; the plan (`make plan`) adds the cards up.
 
-    engines: int = Field(1, ge=1, description="Engines, each on `tensor_parallel` cards.")
+    Where things run decides no number, so that no stage is run again when this changes.
+    """
+
+    kind: Literal["local", "ray"] = _later(
+        "local", description="`local` has one engine in the run's own processes, `ray` any number as Ray actors."
+    )
+    address: str | None = _later(
+        None,
+        pattern=r"^[^/\s]+$",
+        description="`auto` or `HOST:PORT` of the Ray cluster; none starts one on this machine.",
+    )
+    sandbox_hosts: int = _later(
+        0,
+        ge=0,
+        description="Sandboxes as Ray actors, spread over the nodes, each of sandbox.sessions_max sessions; 0 leaves "
+        "code to run where environment.url says.",
+    )
+    engines: int = Field(1, ge=1, description="Engines, each on `tensor_parallel` cards of one node.")
     tensor_parallel: int = Field(1, ge=1, description="Cards that share one engine's weights and KV cache.")
     learner_ranks: int = Field(1, ge=1, description="Cards that share the learner's weights and optimizer.")
     context_parallel: int = Field(1, ge=1, description="Of these, how many share one sequence.")
@@ -319,6 +336,15 @@ class PlacementConfig(Section):
         require(self.learner_ranks % self.context_parallel == 0, ranks, rule)
         offload = f"placement.learner_offload = {self.learner_offload}"
         require(not self.learner_offload or self.learner_ranks > 1, offload, "needs placement.learner_ranks above 1")
+        return self
+
+    @model_validator(mode="after")
+    def _on_ray(self) -> Self:
+        if self.kind == "local":
+            needs = "needs placement.kind = 'ray'"
+            require(self.engines == 1, f"placement.engines = {self.engines}", needs)
+            require(self.address is None, f"placement.address = {self.address!r}", needs)
+            require(self.sandbox_hosts == 0, f"placement.sandbox_hosts = {self.sandbox_hosts}", needs)
         return self
 
 

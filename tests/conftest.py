@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from biomni_lib.config import RunConfig, load_config
 
 if TYPE_CHECKING:
     from biomni_lib.lake import Lake
+    from tests.ray_nodes import Nodes
 
 settings.register_profile("house", deadline=None, max_examples=50)
 settings.load_profile("house")
@@ -75,3 +76,12 @@ def public_lake(public_lake_dir: Path) -> "Lake":
     from biomni_lib.lake import Lake
 
     return Lake.open(public_lake_dir)
+
+
+@pytest.fixture(scope="module")
+def ray_nodes() -> "Iterator[Nodes]":
+    """A Ray cluster of two nodes that this process has joined."""
+    from tests.ray_nodes import two_nodes
+
+    with two_nodes() as nodes:
+        yield nodes

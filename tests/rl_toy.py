@@ -16,7 +16,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from biomni_lib.agent.ledger import Trajectory, Turn
 from biomni_lib.agent.rollout import rollout_seed
-from biomni_lib.engines.base import Sampling
+from biomni_lib.engines.base import Engine, Sampling
 from biomni_lib.engines.transformers_engine import TransformersEngine
 from biomni_lib.rl.scheduler import Ticket
 from biomni_lib.rl.worker import WorkerSpec, World
@@ -77,7 +77,7 @@ def toy_engine(model_dir: Path, slots: int, kind: type[TransformersEngine] = Tra
     return kind(model, ToyRenderer(), slots=slots, context=32, prefill_chunk=8)
 
 
-async def toy_rollout(engine: TransformersEngine, instance: Instance, *, seed: int, sample: int) -> Trajectory:
+async def toy_rollout(engine: Engine, instance: Instance, *, seed: int, sample: int) -> Trajectory:
     symbol, right = int(instance.prompt), 0
     trajectory = Trajectory(instance.task, instance.id, sample, "toy")
     for turn in range(TURNS):
@@ -98,8 +98,12 @@ async def toy_rollout(engine: TransformersEngine, instance: Instance, *, seed: i
 
 @contextlib.asynccontextmanager
 async def toy_world(spec: WorkerSpec, kind: type[TransformersEngine] = TransformersEngine) -> AsyncIterator[World]:
-    engine = toy_engine(spec.model_dir, spec.config.engine.slots, kind)
+    async with world_around(toy_engine(spec.model_dir, spec.config.engine.slots, kind), spec) as world:
+        yield world
 
+
+@contextlib.asynccontextmanager
+async def world_around(engine: Engine, spec: WorkerSpec) -> AsyncIterator[World]:
     async def run_member(ticket: Ticket) -> Trajectory:
         seed = rollout_seed(spec.config.seed, ticket.group, ticket.sample)
         return await toy_rollout(engine, ticket.instance, seed=seed, sample=ticket.sample)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
-from biomni_lib.errors import EngineError
+from biomni_lib.errors import EngineError, EngineLostError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 FinishReason = Literal["stop", "eos", "length"]
 KvOnUpdate = Literal["keep", "recompute"]
 Shapes = Mapping[str, Sequence[int]]
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +64,8 @@ class Completion:
 @dataclasses.dataclass
 class EngineStats:
     """Counters since the start: tokens generated, prefilled and copied from a prompt prefilled before; decoding steps
-    and swaps of weights; tokens prefilled again for new weights; seconds of each and without work.
+    and swaps of weights; tokens prefilled again for new weights; seconds of each and without work; actors of the engine
+    that were lost.
     """
 
     generated_tokens: int = 0
@@ -77,6 +79,7 @@ class EngineStats:
     swap_s: float = 0.0
     recompute_s: float = 0.0
     idle_s: float = 0.0
+    lost: int = 0
 
 
 def check_prompt(prompt_ids: Sequence[int], *, context: int, vocabulary: int) -> None:
@@ -132,3 +135,18 @@ class Engine(Protocol):
 
     async def close(self) -> None:
         """Stop generating and free everything."""
+
+
+async def over_losses(call: Callable[[], Awaitable[T]]) -> T:
+    """Make a call again whenever the engine that it was with is lost; one that goes on being lost raises RunError."""
+    while True:
+        try:
+            return await call()
+        except EngineLostError:
+            continue
+
+
+def each_engine(engine: Engine) -> Sequence[Engine]:
+    """The engines behind one, or itself."""
+    engines: Sequence[Engine] = getattr(engine, "engines", (engine,))
+    return engines

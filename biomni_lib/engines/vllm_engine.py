@@ -36,6 +36,7 @@ from biomni_lib.engines.base import (
 )
 from biomni_lib.engines.vllm_counter import Counter
 from biomni_lib.engines.vllm_worker import OWNER, WeightSwap
+from biomni_lib.engines.weight_files import shared_memory, write_weights
 from biomni_lib.errors import EngineError
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ class VllmEngine:
         slots: int,
         context: int,
         threads: int = 1,
+        tensor_parallel: int = 1,
         places: int | None = None,
         kv_cache_gb: float | None = None,
         adapter_rank: int | None = None,
@@ -110,6 +112,7 @@ class VllmEngine:
             slots: sequences decoded together; more requests wait in vLLM.
             context: longest sequence, prompt included, in tokens.
             threads: of the arithmetic on CPU.
+            tensor_parallel: cards of this machine that share the weights and the KV cache.
             places: conversations whose KV cache has room at full length on CPU; as many as slots when not given.
             kv_cache_gb: GiB of the KV cache in place of that; on a GPU none takes what vLLM's own default leaves.
             adapter_rank: largest rank of a LoRA adapter that `load_weights` will get; none takes no adapters.
@@ -132,6 +135,7 @@ class VllmEngine:
             "model": str(model_dir),
             "max_model_len": context,
             "max_num_seqs": slots,
+            "tensor_parallel_size": tensor_parallel,
             "logprobs_mode": "processed_logprobs",
             "generation_config": "vllm",  # the model's own file may ask for top-k and penalties
             "enable_prefix_caching": True,
@@ -245,9 +249,9 @@ class VllmEngine:
                 await self._between_steps(version, self._take_weights(source))
             else:
                 self._check_weights(version, {name: tuple(tensor.shape) for name, tensor in source.items()})
-                with tempfile.TemporaryDirectory(dir=_shared_memory()) as folder:
+                with tempfile.TemporaryDirectory(dir=shared_memory()) as folder:
                     path = Path(folder) / "weights.safetensors"
-                    await asyncio.to_thread(_write, source, path)
+                    await asyncio.to_thread(write_weights, source, path)
                     await self._between_steps(version, self._take_weights(path))
 
     def _check_weights(self, version: int, given: Mapping[str, Sequence[int]]) -> None:
@@ -383,24 +387,6 @@ def _finish_reason(output: Any) -> FinishReason:
     if output.finish_reason == "length":
         return "length"
     return "stop" if isinstance(output.stop_reason, str) else "eos"
-
-
-def _write(state: Mapping[str, Tensor], path: Path) -> None:
-    """Tensors as a safetensors file; of those that share memory the first name alone."""
-    from safetensors.torch import save_file
-
-    seen: set[int] = set()
-    kept = {}
-    for name, tensor in state.items():
-        if tensor.data_ptr() not in seen:
-            seen.add(tensor.data_ptr())
-            kept[name] = tensor.detach().contiguous()
-    save_file(kept, path)
-
-
-def _shared_memory() -> Path | None:
-    memory = Path("/dev/shm")
-    return memory if memory.is_dir() else None
 
 
 def _one_line(error: BaseException) -> str:

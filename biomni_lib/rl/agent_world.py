@@ -20,6 +20,7 @@ from biomni_lib.sandbox import Environment, start_environment
 
 if TYPE_CHECKING:
     from biomni_lib.engines.local import LocalEngine
+    from biomni_lib.engines.ray_engine import RayEngines
 
 SEED_DOMAIN = zlib.crc32(b"rl.rollout")
 
@@ -33,7 +34,7 @@ async def agent_world(spec: WorkerSpec) -> AsyncIterator[World]:
 
 
 @contextlib.asynccontextmanager
-async def engine_and_sandbox(spec: WorkerSpec) -> AsyncIterator[tuple[LocalEngine, Environment]]:
+async def engine_and_sandbox(spec: WorkerSpec) -> AsyncIterator[tuple[LocalEngine | RayEngines, Environment]]:
     """Open both for a run, and close them after it."""
     config = spec.config
     engine = load_engine(

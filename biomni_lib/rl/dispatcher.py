@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from biomni_lib.agent.ledger import Trajectory
-from biomni_lib.errors import RunError
+from biomni_lib.errors import BiomniError, RunError
 from biomni_lib.rl.scheduler import Group, GroupScheduler, Ticket
 
 RunMember = Callable[[Ticket], Awaitable[Trajectory]]
@@ -84,6 +84,6 @@ class Dispatcher:
         elif task.cancelled() and ticket in self._cancelled:
             self.scheduler.release(ticket)
         else:
-            cancelled = RunError("a rollout was cancelled from outside")
+            cancelled = BiomniError("a rollout was cancelled from outside")
             self.scheduler.fail(ticket, cancelled if task.cancelled() else task.exception() or cancelled)
         self._cancelled.discard(ticket)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from biomni_lib.agent.ledger import Trajectory
-from biomni_lib.engines.base import Engine, Sampling
+from biomni_lib.engines.base import Completion, Engine, Sampling, each_engine, over_losses
 from biomni_lib.errors import TrainingError
 from biomni_lib.rl.samples import to_sample
 
@@ -33,10 +33,14 @@ def is_due(pushes: int) -> bool:
 
 
 async def take_probe(engine: Engine, prompt: Sequence[int], temperature: float) -> list[Trajectory]:
-    """A few short replies of the engine to one prompt, all by the weights that it has now."""
-    replies = await asyncio.gather(
-        *(engine.generate(prompt, Sampling(temperature, 1.0, REPLY_TOKENS, (), seed)) for seed in range(REPLIES))
-    )
+    """A few short replies to one prompt of each engine behind this one, all by the weights that it has now."""
+
+    async def draw(one: Engine, seed: int) -> Completion:
+        sampling = Sampling(temperature, 1.0, REPLY_TOKENS, (), seed)
+        return await over_losses(lambda: one.generate(prompt, sampling))
+
+    engines = each_engine(engine)
+    replies = await asyncio.gather(*(draw(one, seed) for one in engines for seed in range(REPLIES)))
     probe = []
     for number, reply in enumerate(replies):
         trajectory = Trajectory("parity", "probe", number, "engine")

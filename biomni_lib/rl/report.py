@@ -8,8 +8,9 @@ tool/queue_s_max: the longest wait of a trajectory, all its calls together. perf
 request; perf/learner_idle_fraction: step time that the learner waited for its batch; perf/decode_step_s and
 perf/prefill_token_s: what one decoding step of all slots and one token read cost, copied ones included. Counts async/*
 are groups: in_flight and queued now, the others since the run began; async/replaced are members. rollout/errors counts
-groups lost to a fault of the environment since the last batch, rollout/malformed the batch's trajectories that the
-model ended by breaking the protocol.
+groups lost to a fault of the environment since the last batch, rollout/engines_lost the actors of engines that were
+lost since the run began (what they had under way is among async/replaced), rollout/malformed the batch's trajectories
+that the model ended by breaking the protocol. Of several engines, seconds are added up, and rates are an engine's.
 """
 
 from __future__ import annotations
@@ -155,4 +156,5 @@ def system_metrics(
         "async/replaced": report["groups/replaced"],
         "async/admitted": report["groups/admitted"],
         "rollout/errors": since["groups/failed"],
+        "rollout/engines_lost": report["engine/lost"],
     }

@@ -7,7 +7,9 @@ one class: `dispatcher.Dispatcher` with real rollouts, `simulator` on virtual ti
 
 Rules, each counted by group:
 - A failed member (an ending error:* that is not the model's own, or a BiomniError of its rollout) is rolled out anew,
-  at most `replace_max` times a group; after that the group is lost as failed.
+  at most `replace_max` times a group; after that the group is lost as failed. One whose engine was lost is rolled out
+  anew and takes none of these times: an engine takes many members with it, and one that is lost again and again stops
+  the run by itself (a RunError).
 - A group whose rewards are all equal is filtered and refilled, at most `refill_max` times a batch; beyond, it is kept.
 - A group that is too old for the learner is dropped, complete or not: what is in flight is given up when its first
   token is too old, so that it holds no place. This falls on long trajectories more than on short ones.
@@ -28,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from biomni_lib.agent.ledger import Trajectory
-from biomni_lib.errors import BiomniError, RunError, TrainingError
+from biomni_lib.errors import BiomniError, EngineLostError, RunError, TrainingError
 from biomni_lib.rl.staleness import StalenessBudget
 
 ORDER_DOMAIN = zlib.crc32(b"rl.order")  # keeps this stream apart from others of the same seed
@@ -167,9 +169,9 @@ class GroupScheduler:
             self._collect(flight.group())
 
     def fail(self, ticket: Ticket, error: BaseException) -> None:
-        """A rollout has ended without a trajectory; an error that is not a BiomniError stops the run."""
+        """A rollout has ended without a trajectory; a RunError, or one that is no BiomniError, stops the run."""
         flight = self._end(ticket)
-        if not isinstance(error, BiomniError):
+        if isinstance(error, RunError) or not isinstance(error, BiomniError):
             self.fault = self.fault or error
         elif flight is not None:
             self._replace(flight, ticket, error)
@@ -240,8 +242,9 @@ class GroupScheduler:
         return flight
 
     def _replace(self, flight: _Flight, ticket: Ticket, error: BiomniError) -> None:
-        if flight.replaced < self.replace_max:
-            flight.replaced += 1
+        lost = isinstance(error, EngineLostError)
+        if lost or flight.replaced < self.replace_max:
+            flight.replaced += not lost
             self.budget.replace()
             self.waiting.appendleft(Ticket(ticket.group, ticket.sample, ticket.attempt + 1, ticket.instance))
             return

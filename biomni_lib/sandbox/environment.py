@@ -36,20 +36,26 @@ class Environment(Protocol):
 
 
 async def start_environment(config: "RunConfig", lake_dir: Path | None) -> Environment:
-    """Start or join what `environment.url` names.
+    """Start or join what `environment.url` names, or the Ray actors of `placement.sandbox_hosts`.
 
     Args:
         config: the run's settings. lake_dir: the lake of the sessions, on every node at the same path; None for none.
-    Raises: SandboxError when the machine cannot isolate, when the server cannot be reached within
-        `environment.patience_s`, or runs with other settings or another lake; DataError without a lake.
+    Raises: RunError when there is no such Ray cluster; SandboxError when the machine cannot isolate, when the server
+        cannot be reached within `environment.patience_s`, or runs with other settings or another lake; DataError
+        without a lake.
     """
-    url = config.environment.url
+    url, placed = config.environment.url, config.placement
+    if placed.sandbox_hosts:
+        from biomni_lib.sandbox.ray_actor import start_on_ray
+
+        setting, hosts = f"placement.address = {placed.address!r}", placed.sandbox_hosts
+        return await start_on_ray(config, lake_dir, placed.address or "local", setting, hosts=hosts)
     if url is None:
         return await Sandbox.start(config.sandbox, lake_dir)
     if url.startswith(RAY):
         from biomni_lib.sandbox.ray_actor import start_on_ray
 
-        return await start_on_ray(config, lake_dir, url.removeprefix(RAY))
+        return await start_on_ray(config, lake_dir, url.removeprefix(RAY), f"environment.url = {url!r}")
     from biomni_lib.sandbox.client import HttpTransport
     from biomni_lib.sandbox.host import lake_digest, settings_of
     from biomni_lib.sandbox.remote import RemoteSandbox

@@ -1,4 +1,5 @@
-"""Sessions on many nodes: a Ray actor on each, which serves its node's sandbox as the HTTP server does.
+"""Sessions on many nodes: Ray actors, one on each or as many as are asked for; each serves a sandbox of its node as the
+HTTP server does.
 
 Ray restarts an actor that dies, on its node; its sessions go on in fresh namespaces and say so. The actors end with the
 run that started them.
@@ -6,24 +7,21 @@ run that started them.
 
 import asyncio
 import contextlib
-import logging
-import os
+import itertools
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError, TaskCancelledError
+from ray.exceptions import RayActorError, TaskCancelledError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from biomni_lib import cluster
 from biomni_lib.config import EnvironmentConfig, RunConfig
-from biomni_lib.errors import BiomniError, SandboxError
 from biomni_lib.sandbox.host import Refusal, SessionHost, lake_digest, settings_of
 from biomni_lib.sandbox.observation import Observation
 from biomni_lib.sandbox.remote import RemoteSandbox
 
 _CALLS_BESIDE_BLOCKS = 64
-_STORE_BYTES = 100 << 20
-"""Ray's shared memory where this process starts Ray: only text travels."""
 
 
 class SandboxActor:
@@ -116,17 +114,19 @@ class RaySandbox(RemoteSandbox):
             ray.shutdown()
 
 
-async def start_on_ray(config: RunConfig, lake_dir: Path | None, address: str) -> RaySandbox:
-    """One actor on every node of a Ray cluster, each with `sandbox.sessions_max` sessions.
+async def start_on_ray(
+    config: RunConfig, lake_dir: Path | None, address: str, setting: str, *, hosts: int | None = None
+) -> RaySandbox:
+    """Actors on the nodes of a Ray cluster, each with `sandbox.sessions_max` sessions.
 
     Args:
         config: the run's settings. lake_dir: the lake, on every node at this path; None for none.
-        address: as for `ray.init`: `auto`, `HOST:PORT`, or `local` to start Ray on this machine.
-    Raises: SandboxError when there is no such cluster, or as `Sandbox.start`; DataError without a lake.
+        address, setting: as for `cluster.join`. hosts: how many; none for one on every node.
+    Raises: RunError when there is no such cluster; SandboxError as `Sandbox.start`; DataError without a lake.
     """
     expected = settings_of(config, lake_digest(lake_dir))
-    ends_ray = _join(address)
-    sandbox = RaySandbox(_actors(config, lake_dir), config.environment, ends_ray=ends_ray)
+    ends_ray = cluster.join(address, setting)
+    sandbox = RaySandbox(_actors(config, lake_dir, hosts), config.environment, ends_ray=ends_ray)
     try:
         await sandbox.require_settings(expected)
     except BaseException:
@@ -135,21 +135,8 @@ async def start_on_ray(config: RunConfig, lake_dir: Path | None, address: str) -
     return sandbox
 
 
-def _join(address: str) -> bool:
-    """Connect this process to Ray. Returns: whether it was not connected before."""
-    if ray.is_initialized():
-        return False
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anyone
-    alone: dict[str, Any] = {"include_dashboard": False, "object_store_memory": _STORE_BYTES}
-    try:
-        ray.init(address, log_to_driver=False, logging_level=logging.WARNING, **(alone if address == "local" else {}))
-    except (ConnectionError, ValueError, RayError) as error:
-        raise SandboxError(f"environment.url = 'ray:{address}': no Ray cluster there ({error})") from None
-    return True
-
-
-def _actors(config: RunConfig, lake_dir: Path | None) -> list[Any]:
-    """One a node; where a node is lost, Ray starts its actor anew on another."""
+def _actors(config: RunConfig, lake_dir: Path | None, hosts: int | None) -> list[Any]:
+    """Spread over the nodes; where a node is lost, Ray starts its actor anew on another."""
     here = config.environment
     actor: Any = ray.remote(SandboxActor)
     shared = {
@@ -158,7 +145,10 @@ def _actors(config: RunConfig, lake_dir: Path | None) -> list[Any]:
         "max_concurrency": here.running_max + here.queue_max + _CALLS_BESIDE_BLOCKS,
     }
     nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
-    places = [NodeAffinitySchedulingStrategy(node, soft=True) for node in nodes]
+    places = [
+        NodeAffinitySchedulingStrategy(n, soft=True)
+        for n in itertools.islice(itertools.cycle(nodes), hosts or len(nodes))
+    ]
     return [actor.options(**shared, scheduling_strategy=place).remote(config, lake_dir) for place in places]
 
 
@@ -168,13 +158,6 @@ async def _answer(call: Any, broken: str = "unreachable") -> Any:
     Raises: what the actor raised, as itself; Refusal of the kind `broken` when the actor or its node is gone.
     """
     try:
-        return await call
-    except asyncio.CancelledError:
-        ray.cancel(call)
-        raise
-    except RayTaskError as error:
-        if isinstance(error.cause, BiomniError):
-            raise error.cause from None
-        raise
+        return await cluster.answer(call)
     except (RayActorError, TaskCancelledError) as error:
         raise Refusal(broken, f"the sandbox's Ray actor is gone ({type(error).__name__})") from None

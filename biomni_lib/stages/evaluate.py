@@ -20,6 +20,7 @@ from biomni_lib.agent.prompt import system_prompts
 from biomni_lib.agent.rollout import Budget, RolloutSettings, rollout
 from biomni_lib.analysis import difference_by_seed, score_table, summarize
 from biomni_lib.config import RunConfig
+from biomni_lib.engines.base import over_losses
 from biomni_lib.engines.scripted import ScriptedEngine
 from biomni_lib.errors import DataError, RunError
 from biomni_lib.provenance import Manifest, code_hash, config_hash, read_manifest
@@ -196,8 +197,9 @@ class OpenModel:
         if self.engine is None:
             self.engine = self._open()
         settings = dataclasses.replace(evaluation_settings(self.config), budget=budget)
-        return await rollout(
-            instance, self.engine, self.sandbox, self.engine.renderer, settings, seed=seed, sample=sample
+        renderer = self.engine.renderer
+        return await over_losses(
+            lambda: rollout(instance, self.engine, self.sandbox, renderer, settings, seed=seed, sample=sample)
         )
 
     async def close(self) -> None:

@@ -16,7 +16,7 @@ from biomni_lib.agent.ledger import COLUMNS, Trajectory
 from biomni_lib.agent.rollout import RolloutSettings, rollout
 from biomni_lib.config import AgentConfig, RunConfig, load_config
 from biomni_lib.engines.scripted import Conversation, ScriptedEngine
-from biomni_lib.errors import ConfigError, SandboxError
+from biomni_lib.errors import ConfigError, RunError, SandboxError
 from biomni_lib.sandbox import Environment, Observation, Sandbox, start_environment
 from biomni_lib.sandbox.client import HttpTransport
 from biomni_lib.sandbox.remote import RemoteSandbox
@@ -115,7 +115,7 @@ async def test_rollouts_over_a_ray_actor_give_the_same_ledger_and_a_dead_actor_i
             assert (await session.execute("'x' in globals()")).text == "False"
         assert ray.is_initialized()
     assert not ray.is_initialized()
-    with pytest.raises(SandboxError, match="no Ray cluster there"):
+    with pytest.raises(RunError, match="environment.url = 'ray:auto': no Ray cluster there"):
         await start_environment(configured(lake_dir, "ray:auto"), None)
 
 

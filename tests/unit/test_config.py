@@ -87,6 +87,13 @@ def test_a_run_has_its_own_folder_for_each_preset_and_seed(tmp_path):
             {"placement.learner_ranks": 6, "placement.context_parallel": 4},
             ["placement.learner_ranks = 6", "multiple of placement.context_parallel = 4"],
         ),
+        ({"placement.engines": 2}, ["placement.engines = 2", "placement.kind = 'ray'"]),
+        ({"placement.address": "auto"}, ["placement.address = 'auto'", "placement.kind = 'ray'"]),
+        ({"placement.kind": "ray", "placement.address": "ray://x:1"}, ["placement.address", "ray://x:1"]),
+        (
+            {"placement": {"kind": "ray", "sandbox_hosts": 2}, "environment.url": "ray:auto"},
+            ["placement.sandbox_hosts = 2", "environment.url"],
+        ),
         ({"rl.kv_on_update": "drop"}, ["rl.kv_on_update", "'keep'", "'recompute'"]),
         ({"rl.recipe": "ppo", "rl.max_staleness": 0}, ["rl.recipe = 'ppo'", "unknown recipe", "as-executed", "gspo"]),
         ({"rl.recipe": "nowhere.toml"}, ["rl.recipe = 'nowhere.toml'", "a .toml file"]),

@@ -1,10 +1,11 @@
 """What every engine with token ids promises, held against plain transformers; one engine of each kind serves all tests.
 
-vLLM's run in its own environment: `make test-vllm`.
+vLLM's run in its own environment: `make test-vllm`. On Ray the engine is the first one in an actor.
 """
 
 import asyncio
 import contextlib
+import functools
 import math
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest_asyncio
 import torch
 from safetensors.torch import save_file
 
+from biomni_lib.config import load_config
 from biomni_lib.engines.base import Completion, Sampling
 from biomni_lib.engines.transformers_engine import TransformersEngine
 from biomni_lib.errors import EngineError
@@ -28,23 +30,30 @@ VLLM = pytest.param("vllm", marks=pytest.mark.vllm)
 SIZES = MODEL.model_copy(update={"head_dim": 32})  # the smallest that vLLM's attention on CPU takes
 SLOTS, CONTEXT, BLOCK = 4, 512, 32
 ADAPTER_RANK = 4
-TOLERANCE = {"transformers": 1e-5, "vllm": 1e-4}
+TOLERANCE = {"transformers": 1e-5, "ray": 1e-5, "vllm": 1e-4}
 
 
 def model(seed: int = 0) -> Any:
     return toy_model(seed, sizes=SIZES)
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["transformers", VLLM])
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["transformers", "ray", VLLM])
 async def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Any]:
     folder = tmp_path_factory.mktemp("engine") / "model"
     save_model(model(), tokenizer(), folder)
+    opened = functools.partial(TransformersEngine.load, folder, slots=SLOTS, context=CONTEXT, prefill_chunk=BLOCK)
     if request.param == "vllm":
         from biomni_lib.engines.vllm_engine import VllmEngine
 
         engine: Any = VllmEngine.load(folder, slots=SLOTS, context=CONTEXT, adapter_rank=ADAPTER_RANK)
+    elif request.param == "ray":
+        from biomni_lib.engines.ray_engine import start_engines
+
+        request.getfixturevalue("ray_nodes")
+        config = load_config("smoke", **{"placement.kind": "ray", "engine.slots": SLOTS})
+        engine = start_engines(config, opened, renderer(), heartbeat_s=0.01)
     else:
-        engine = TransformersEngine.load(folder, slots=SLOTS, context=CONTEXT, prefill_chunk=BLOCK)
+        engine = opened()
     engine.tolerance = TOLERANCE[request.param]
     yield engine
     await engine.close()
@@ -259,6 +268,7 @@ async def test_weights_swapped_in_flight_continue_on_the_old_cache(served: Any) 
     assert gap(reply, switch, tail.gather(-1, ids[0, read + 1 :, None])[:, 0]) < served.tolerance
 
 
+@pytest.mark.parametrize("running", ["transformers", VLLM], indirect=True)
 async def test_a_recomputed_cache_is_that_of_the_new_weights(served: Any) -> None:
     """Replies under way and a conversation that waits for its tool both go on as if the new weights had read it all."""
     served.kv_on_update = "recompute"

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from biomni_lib.agent.ledger import Trajectory
-from biomni_lib.errors import RunError, SandboxError, TrainingError
+from biomni_lib.errors import EngineLostError, RunError, SandboxError, TrainingError
 from biomni_lib.rl.dispatcher import Dispatcher
 from biomni_lib.rl.scheduler import GroupScheduler, Ticket, instance_at
 from biomni_lib.rl.staleness import StalenessBudget
@@ -230,6 +230,29 @@ async def test_rollouts_that_always_fail_stop_the_run() -> None:
     made = dispatcher(Rollouts(0, faults=1.1), 2, 0)
     with pytest.raises(RunError, match=r"20 groups in a row failed; the last: group \d+"):
         await made.next_batch(0)
+
+
+async def test_members_that_go_with_their_engine_are_rolled_out_anew_and_counted() -> None:
+    """Both members of every group, two times each: more than any number of replacements of failed members."""
+
+    async def run_member(ticket: Ticket) -> Trajectory:
+        if ticket.attempt < 2:
+            raise EngineLostError("engine 0 was lost")
+        return trajectory(ticket.sample, 0)
+
+    made = dispatcher(run_member, 40, 0, replace=1)
+    assert len(await made.next_batch(0)) == 40
+    counts = made.scheduler.counts()
+    assert (counts["replaced"], counts["failed"], counts["trained"]) == (40 * 2 * 2, 0, 40)
+    assert made.scheduler.budget.counts.balanced()
+
+
+async def test_what_no_run_survives_stops_it_at_once() -> None:
+    async def run_member(ticket: Ticket) -> Trajectory:
+        raise RunError("engine 0 was lost 4 times")
+
+    with pytest.raises(RunError, match="engine 0 was lost 4 times"):
+        await dispatcher(run_member, 2, 0, replace=5).next_batch(0)
 
 
 async def test_a_programming_error_propagates_as_itself() -> None:
