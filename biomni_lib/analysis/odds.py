@@ -77,6 +77,8 @@ def _fitted(rows: pd.DataFrame, held: list[str], length: str, reading: str) -> d
     log_length = np.log(rows[length].to_numpy(dtype=float))
     if rows["right"].nunique() < 2:
         return _missing(f"no right beside a wrong answer {reading}") | counts
+    if counts["instances"] < 2 or len(rows) <= 1 + len(held) + rows["task"].nunique():
+        return _missing("too few questions or answers for an interval") | counts
     spread = log_length.std()
     if spread < 1e-9:
         return _missing("all answers are equally long") | counts

@@ -192,7 +192,9 @@ def test_what_the_readings_say_is_decided_by_their_intervals(finished):
     config, _ = finished
     found = {name: length_vs_score.read(config, name) for name in length_vs_score.READINGS}
     table = findings(found)
-    assert set(table["verdict"]) <= {HOLDS, FAILS, OPEN, "not seen"} and table["seeds"].eq(1).all()
+    assert (
+        set(table["verdict"]) <= {HOLDS, FAILS, OPEN, "not seen"} and table["seeds"].le(1).all()
+    )  # none where no answer counts
     cut = pd.DataFrame({"model": ["rl"] * 3, "unit": "turns", "budget": [1.0, 2.0, 3.0], "task": "all", "n": 60})
     cut = cut.assign(difference=[-0.3, 0.0, 0.2], ci_low=[-0.4, -0.1, 0.1], ci_high=[-0.2, 0.1, 0.3], seeds=1)
     told = findings({**found, "budget-effects": cut}).tail(3)

@@ -125,7 +125,9 @@ def test_a_reading_without_an_estimate_says_why():
     separated = answers(x, (x > 0).astype(float), np.repeat(np.arange(20), 3), rng=rng)
     equal = separated.assign(tokens=100)
     wrong = separated.assign(correctness=0.0)
-    for rows, why in ((separated, "are separated"), (equal, "equally long"), (wrong, "no right beside a wrong answer")):
+    one = separated[separated["instance_id"] == "0"].assign(correctness=[0.0, 1.0, 0.0])
+    reasons = ("are separated", "equally long", "no right beside a wrong answer", "too few questions")
+    for rows, why in zip((separated, equal, wrong, one), reasons, strict=True):
         table = length_odds(rows)
         assert table["why"].str.contains(why).all(), why
         assert table[["odds_ratio", "ci_low", "ci_high"]].isna().all(axis=None)
