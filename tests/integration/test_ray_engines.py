@@ -94,7 +94,7 @@ async def test_weights_reach_other_nodes_and_every_replacement_has_the_newest_be
         await assert_serves(engines, 7, model)
         await engines.load_weights(8, model_dir / "model.safetensors")
         await assert_serves(engines, 8, Qwen3ForCausalLM.from_pretrained(model_dir, dtype=torch.float32).eval())
-        assert engines.stats().lost == 2
+        assert engines.stats().lost >= 2  # a replacement may begin on the lost node, and go with it
         assert engines.stats().generated_tokens > written  # what lost actors wrote still counts
         processes = [psutil.Process(await process_of(engine)) for engine in engines.engines]
     finally:
