@@ -8,7 +8,7 @@ numbers do not depend on which others are decoded beside it, nor on their length
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -91,17 +91,20 @@ class PagedCache:
         return 0
 
     def read(self, slot: int, first: int, count: int) -> Tensor:
-        """A copy of a slot's span, shape (layers, 2, count, kv_heads, head_dim)."""
-        blocks, offsets = self._places([(slot, first + i) for i in range(count)])
-        pairs = zip(self.keys, self.values, strict=True)
-        return torch.stack([torch.stack([k[blocks, :, offsets], v[blocks, :, offsets]]) for k, v in pairs])
+        """A copy of a slot's span, shape (layers, 2, kv_heads, count, head_dim)."""
+        _, kv_heads, _, head_dim = self.keys[0].shape
+        span = torch.empty(len(self.keys), 2, kv_heads, count, head_dim)
+        for block, there, here in self._parts(slot, first, count):
+            for layer, (keys, values) in enumerate(zip(self.keys, self.values, strict=True)):
+                span[layer, 0, :, here], span[layer, 1, :, here] = keys[block, :, there], values[block, :, there]
+        return span
 
     def write(self, slot: int, first: int, span: Tensor) -> None:
         """Put a span that `read` returned into a slot."""
-        self._reserve(slot, first + span.shape[2])
-        blocks, offsets = self._places([(slot, first + i) for i in range(span.shape[2])])
-        for layer, (keys, values) in enumerate(zip(self.keys, self.values, strict=True)):
-            keys[blocks, :, offsets], values[blocks, :, offsets] = span[layer, 0], span[layer, 1]
+        self._reserve(slot, first + span.shape[3])
+        for block, there, here in self._parts(slot, first, span.shape[3]):
+            for layer, (keys, values) in enumerate(zip(self.keys, self.values, strict=True)):
+                keys[block, :, there], values[block, :, there] = span[layer, 0, :, here], span[layer, 1, :, here]
 
     def free(self, slot: int) -> None:
         """Take all blocks of a slot back."""
@@ -113,6 +116,15 @@ class PagedCache:
         table = self._tables[slot]
         while len(table) < _blocks(length):
             table.append(heapq.heappop(self._free))
+
+    def _parts(self, slot: int, first: int, count: int) -> Iterator[tuple[int, slice, slice]]:
+        """A span block by block: the block, the positions in it, and those in the span."""
+        done = 0
+        while done < count:
+            rank, offset = divmod(first + done, BLOCK)
+            size = min(BLOCK - offset, count - done)
+            yield self._tables[slot][rank], slice(offset, offset + size), slice(done, done + size)
+            done += size
 
     def _places(self, positions: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
         blocks = [self._tables[slot][position // BLOCK] for slot, position in positions]

@@ -88,11 +88,10 @@ def asynchronous_against_synchronous(config: RunConfig) -> Ratio:
 
 @functools.lru_cache(maxsize=1)
 def _both(config: RunConfig) -> tuple[Ratio, Ratio]:
-    """Both ratios at TOOL_RATIO, from one run; the curve is in their conditions."""
+    """Both ratios at TOOL_RATIO, from one run; the curve, with a limit beside each point, is in their conditions."""
     bench = asyncio.run(_calibrated(config))
-    limit = asyncio.run(_rates(bench, STALENESS, 0.0))
     rates = {
-        ratio: [asyncio.run(_rates(bench, staleness, ratio)) for staleness in (STALENESS, 0)]
+        ratio: [asyncio.run(_rates(bench, *side)) for side in ((STALENESS, 0.0), (STALENESS, ratio), (0, ratio))]
         for ratio in sorted({*CURVE, TOOL_RATIO})
     }
     curve = [
@@ -101,11 +100,11 @@ def _both(config: RunConfig) -> tuple[Ratio, Ratio]:
             "engine_busy": fast.written / limit.written,
             "async_vs_sync": fast.trained / slow.trained,
         }
-        for ratio, (fast, slow) in rates.items()
+        for ratio, (limit, fast, slow) in rates.items()
     ]
     shape = {"groups": GROUPS, "group_size": GROUP_SIZE, "slots": SLOTS, "tool_ratio": TOOL_RATIO}
     told = {**conditions(config), "p99_over_median": P99_OVER_MEDIAN, **shape, "curve": curve}
-    best, synchronous = rates[TOOL_RATIO]
+    limit, best, synchronous = rates[TOOL_RATIO]
     name = f"asynchronous, max_staleness {STALENESS}, slow tools"
     written, trained = "tokens written per second", "tokens trained on per second"
     return (
