@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -51,6 +52,9 @@ def two_nodes() -> Iterator[Nodes]:
         _add_node(nodes, include_dashboard=False)
         other = _add_node(nodes)
         assert cluster.join(nodes.address, "a test's cluster")
+        nodes.wait_for_nodes()
+        while sum(node["Alive"] for node in ray.nodes()) < 2:  # what a driver sees comes later still
+            time.sleep(0.1)
         yield Nodes(nodes, other)
     finally:
         started = [process for process in psutil.Process().children(recursive=True) if "ray" in _said(process)]

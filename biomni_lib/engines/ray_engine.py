@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.exceptions import RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from biomni_lib import cluster
 from biomni_lib.agent.chat import ChatRenderer
@@ -322,8 +323,10 @@ def start_engines(
         if ends_ray:
             ray.shutdown()
         raise EngineError(f"placement.engines = {placed.engines} of {cards} cards: the Ray cluster has {there:g} cards")
-    create = functools.partial(_create, open_engine, cards)
-    engines = [RayEngine(f"{n}", create, heartbeat_s=heartbeat_s) for n in range(placed.engines)]
+    engines = [
+        RayEngine(f"{n}", functools.partial(_create, open_engine, cards, n), heartbeat_s=heartbeat_s)
+        for n in range(placed.engines)
+    ]
     return RayEngines(engines, renderer, room=config.engine.slots, ends_ray=ends_ray)
 
 
@@ -337,11 +340,14 @@ def total(one: EngineStats, other: EngineStats) -> EngineStats:
     return EngineStats(*map(sum, zip(dataclasses.astuple(one), dataclasses.astuple(other), strict=True)))
 
 
-def _create(open_engine: OpenEngine, cards: int) -> Any:
+def _create(open_engine: OpenEngine, cards: int, number: int) -> Any:
     """One actor, which Ray itself does not start anew: its replacement must have the newest weights first."""
     actor: Any = ray.remote(EngineActor)
     options = {"num_cpus": 0, "num_gpus": cards, "max_restarts": 0, "max_concurrency": CALLS_MAX}
-    return actor.options(**options, scheduling_strategy="SPREAD").remote(open_engine)
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    rooms = [n["NodeID"] for n in nodes for _ in range(int(n["Resources"].get("GPU", 0) // cards) if cards else 1)]
+    place = NodeAffinitySchedulingStrategy(rooms[number % len(rooms)], soft=True) if rooms else "SPREAD"
+    return actor.options(**options, scheduling_strategy=place).remote(open_engine)
 
 
 def _kind(error: Exception) -> str:
