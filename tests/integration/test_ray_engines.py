@@ -169,6 +169,7 @@ async def test_an_engine_that_dies_again_and_again_says_so(
         await engines.close()
 
 
+@pytest.mark.slow
 def test_a_run_whose_engine_dies_again_and_again_stops(
     on_ray: Callable[..., RunConfig], model_dir: Path, tmp_path: Path
 ) -> None:
