@@ -9,15 +9,10 @@ through a file, so they are all on one machine.
 from __future__ import annotations
 
 import contextlib
-import os
-import subprocess
-import sys
 import tempfile
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from multiprocessing import Pipe
 from multiprocessing.connection import wait
 from pathlib import Path
 from types import TracebackType
@@ -26,7 +21,8 @@ from typing import Any, Self, TypeVar
 import torch
 
 from biomni_lib.config import RunConfig
-from biomni_lib.errors import ConfigError, RunError
+from biomni_lib.errors import ConfigError
+from biomni_lib.rl.child_process import ChildProcess
 from biomni_lib.rl.learner import Learner
 from biomni_lib.rl.ranks import Ranks
 from biomni_lib.rl.recipe import Recipe
@@ -34,8 +30,6 @@ from biomni_lib.rl.recipe import Recipe
 T = TypeVar("T")
 POLL_S = 0.25
 STOP_S = 5.0
-LOG_LINES = 5
-COMMAND = "import sys; from biomni_lib.rl.learner_rank import main; raise SystemExit(main(int(sys.argv[1])))"
 
 
 @dataclass(frozen=True)
@@ -116,10 +110,13 @@ class RankedLearner:
 
     def __init__(self, spec: LearnerSpec, logs: Path) -> None:
         self.version = 0
-        self.ranks: list[_Rank] = []
+        self.ranks: list[ChildProcess] = []
         try:
             for number in range(spec.config.placement.learner_ranks):
-                self.ranks.append(_Rank(spec, number, logs / f"learner-{number}.log"))
+                log, threads = logs / f"learner-{number}.log", spec.config.rl.threads
+                name, module = f"rank {number} of the learner", "biomni_lib.rl.learner_rank"
+                self.ranks.append(ChildProcess(name, module, threads=threads, log=log, grace_s=STOP_S))
+                self.ranks[-1].send((spec, number))
             self._answer()
         except BaseException:
             self.close()
@@ -171,59 +168,3 @@ class RankedLearner:
         if failed:
             raise failed[0]
         return answer
-
-
-class _Rank:
-    """One process and its pipe."""
-
-    def __init__(self, spec: LearnerSpec, number: int, log: Path) -> None:
-        self.number, self.log = number, log
-        log.parent.mkdir(parents=True, exist_ok=True)
-        self.connection, child = Pipe()
-        paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
-        threads = str(spec.config.rl.threads)
-        with log.open("ab") as output, child:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", COMMAND, str(child.fileno())],
-                pass_fds=[child.fileno()],
-                env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
-        self.send((spec, number))
-
-    def send(self, message: Any) -> None:
-        try:
-            self.connection.send(message)
-        except OSError:
-            raise self._death() from None
-
-    def take(self) -> tuple[Any, ...] | None:
-        """A message, if there is one. Raises: RunError when the process has ended without."""
-        ended = self.process.poll() is not None
-        try:
-            if self.connection.poll():
-                return tuple(self.connection.recv())
-        except (EOFError, ConnectionResetError):
-            ended = True
-        if ended:
-            raise self._death()
-        return None
-
-    def end(self, grace_s: float) -> None:
-        try:
-            self.process.wait(max(0.0, grace_s))
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-
-    def _death(self) -> RunError:
-        self.end(STOP_S)
-        with self.log.open(errors="replace") as lines:
-            last = " | ".join(line.strip() for line in deque(lines, LOG_LINES) if line.strip())
-        return RunError(
-            f"rank {self.number} of the learner ended with code {self.process.returncode}; run the same command again "
-            f"to resume from the last checkpoint; its log {self.log} ends: {last or '(empty)'}"
-        )

@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
-from biomni_lib.errors import TrainingError
+from biomni_lib.engines.weight_files import shared_memory
 from biomni_lib.rl.ranks import whole
 
-SHARED_MEMORY = Path("/dev/shm")
 ROOM_FACTOR = 8  # free shared memory needed, in multiples of one version's size
 ADAPTER, BASE = ".lora_", ".base_layer"  # in peft's names of an adapter's tensors, and of what they stand beside
 
@@ -65,21 +64,6 @@ def save_weights(model: torch.nn.Module, path: Path, *, writes: bool = True) -> 
         temporary.replace(path)
 
 
-def load_weights(model: torch.nn.Module, path: Path) -> None:
-    """Read weights written by `save_weights` into a model of the same shape.
-
-    Raises: TrainingError when names or shapes do not fit.
-    """
-    wanted, given = untied_state(model), load_file(path)
-    if {n: t.shape for n, t in wanted.items()} != {n: t.shape for n, t in given.items()}:
-        raise TrainingError(
-            f"{path}: the weights belong to a model of another shape; take the model they were saved from"
-        )
-    with torch.no_grad():
-        for name, tensor in wanted.items():
-            tensor.copy_(given[name])
-
-
 class WeightFolder:
     """Where versions are published (`Learner.publish`); `close` removes what is left of it.
 
@@ -89,11 +73,12 @@ class WeightFolder:
     """
 
     def __init__(self, size: int, fallback: Path) -> None:
-        roomy = SHARED_MEMORY.is_dir() and shutil.disk_usage(SHARED_MEMORY).free > ROOM_FACTOR * size
+        memory = shared_memory()
+        roomy = memory is not None and shutil.disk_usage(memory).free > ROOM_FACTOR * size
         if not roomy:
             fallback.mkdir(parents=True, exist_ok=True)
         prefix = f"biomni-weights-{os.getpid()}-"
-        self.path = Path(tempfile.mkdtemp(prefix=prefix, dir=SHARED_MEMORY if roomy else fallback))
+        self.path = Path(tempfile.mkdtemp(prefix=prefix, dir=memory if roomy else fallback))
 
     def close(self) -> None:
         """Remove the folder."""

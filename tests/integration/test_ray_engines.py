@@ -19,9 +19,10 @@ from transformers import Qwen3ForCausalLM
 from biomni_lib.config import RunConfig
 from biomni_lib.engines.base import Sampling
 from biomni_lib.engines.ray_engine import LOSSES_MAX, RayEngines, start_engines
+from biomni_lib.engines.weight_files import shared_memory
 from biomni_lib.errors import EngineError, EngineLostError, RunError
 from biomni_lib.rl.train import RLResult, train_rl
-from biomni_lib.rl.weights import SHARED_MEMORY, untied_state
+from biomni_lib.rl.weights import untied_state
 from biomni_lib.sandbox import start_environment
 from tests.acting_toy import reference_logprobs
 from tests.ray_nodes import Nodes, kill, process_of
@@ -152,7 +153,7 @@ def test_a_run_goes_on_when_engines_are_killed_and_every_member_is_accounted_for
     assert (table.groupby("step").size() == 4 * 8).all() and table["step"].nunique() == 8
     assert not table.duplicated(["group", "sample"]).any()
     assert table["staleness"].between(0, 1).all()
-    assert not list(SHARED_MEMORY.glob(f"biomni-weights-{os.getpid()}-*"))
+    assert not list((shared_memory() or tmp_path).glob(f"biomni-weights-{os.getpid()}-*"))
 
 
 async def test_an_engine_that_dies_again_and_again_says_so(

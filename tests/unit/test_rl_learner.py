@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from biomni_lib.agent.ledger import Trajectory
@@ -17,7 +18,7 @@ from biomni_lib.rl.optimizers import Optimizers
 from biomni_lib.rl.recipe import Recipe, load_recipe
 from biomni_lib.rl.samples import micro_batches, to_sample
 from biomni_lib.rl.scheduler import Group
-from biomni_lib.rl.weights import load_weights, merged_state, save_weights, untied_state
+from biomni_lib.rl.weights import merged_state, save_weights, untied_state
 from tests.rl_toy import VOCABULARY, ToyTask, save_toy_model, toy_engine, toy_rollout
 
 SHORT = {"max_tokens": 32, "max_turn_tokens": 16}
@@ -334,14 +335,12 @@ def test_an_adapter_is_all_that_is_trained_and_nobody_outside_sees_it(
     assert all(torch.equal(now[n.replace("proj.", "proj.base_layer.")], tensor) for n, tensor in start.items())
     save_weights(learner.model, tmp_path / "published.safetensors")
     plain = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
-    load_weights(plain, tmp_path / "published.safetensors")
+    plain.load_state_dict(load_file(tmp_path / "published.safetensors"), strict=False)
     changed = {n for n, tensor in untied_state(plain).items() if not torch.equal(tensor, start[n])}
     assert changed == {n for n in start if "proj" in n}
     sample = to_sample(groups_of(1, 1)[0].trajectories[0], 1.0)
     learned, (published,) = learner.logprobs([sample])[0][0], make_learner().logprobs([sample], packed(plain))[0]
     torch.testing.assert_close(learned, published, atol=1e-5, rtol=1e-5)
-    with pytest.raises(TrainingError, match="another shape"):
-        load_weights(learner.model, tmp_path / "published.safetensors")
 
 
 def packed(model: Any) -> Any:
@@ -419,9 +418,6 @@ def test_checkpoints_of_something_else_are_refused(make_learner: Callable[..., L
         restore_checkpoint(saved, other, identity_of(other))
     with pytest.raises(TrainingError, match="run.start: 'sft', now 'another'"):
         restore_checkpoint(saved, learner, identity_of(learner, start="another"))
-    larger = torch.nn.Linear(2, 2)
-    with pytest.raises(TrainingError, match="another shape"):
-        load_weights(larger, saved.weights)
 
 
 def test_old_checkpoints_go_and_half_written_ones_do_not_count(
