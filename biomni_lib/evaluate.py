@@ -255,11 +255,9 @@ async def _roll_out(
             for _ in range(min(at_once, len(jobs))):
                 group.create_task(work())
     except ExceptionGroup as errors:
-        unfinished.write()
         raise errors.exceptions[0] from None
-    except asyncio.CancelledError:
+    finally:
         unfinished.write()
-        raise
 
 
 def _row(trajectory: Trajectory, seconds: float, instance: Instance, config: RunConfig) -> Row:

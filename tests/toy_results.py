@@ -19,7 +19,7 @@ RULES = ("random", "overlap")
 PAGE = """# Benchmarks
 
 Made by `make bench` with the preset smoke on: Some CPU, 2 cores.
-Sides of a ratio took turns within one run; each number is a median.
+Sides of a ratio were measured within one run; short ones took turns, and the number is a median.
 
 | key | result | measured | against | beside |
 |---|---|---|---|---|

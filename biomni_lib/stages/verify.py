@@ -65,9 +65,10 @@ def check_run(config: RunConfig) -> Iterator[Check]:
     if found is not None:
         yield _recomputed(config, found)
     if summary_file(config).is_file():
+        theirs = published(config)
         if found is not None:
-            yield from compare(found["tasks"], published(config)["tasks"])
-        yield from check_pages(config, published(config), of_this_run=found == published(config))
+            yield from compare(found["tasks"], theirs["tasks"])
+        yield from check_pages(config, theirs, of_this_run=found == theirs)
 
 
 def compare(found: dict[str, Any], published: dict[str, Any]) -> Iterator[Check]:

@@ -21,7 +21,7 @@ def page(records: Mapping[str, Mapping[str, Any]]) -> str:
         "# Benchmarks",
         "",
         f"Made by `make bench` with the preset {', '.join(sorted(presets))} on: {'; '.join(sorted(machines))}.",
-        "Sides of a ratio took turns within one run; each number is a median.",
+        "Sides of a ratio were measured within one run; short ones took turns, and the number is a median.",
         "",
         "| key | result | measured | against | beside |",
         "|---|---|---|---|---|",
