@@ -70,7 +70,7 @@ class DataConfig(Section):
     """The tasks, and the simulated patients of two of them; every count is per task."""
 
     tasks: tuple[str, ...] = Field(
-        ("rare_disease_diagnosis", "patient_gene_detection"),
+        ("rare_disease_diagnosis", "patient_gene_detection", "lab_bench_dbqa", "crispr_delivery"),
         min_length=1,
         description="Tasks that are trained on and evaluated; those whose data are not built are left out by name.",
     )
@@ -170,7 +170,7 @@ class AgentConfig(Section):
     """Limits of one trajectory."""
 
     max_turns: int = Field(6, ge=1, description="Most assistant turns.")
-    max_turn_tokens: int = Field(256, ge=8, description="Most tokens the model writes in one turn.")
+    max_turn_tokens: int = Field(400, ge=8, description="Most tokens the model writes in one turn.")
     max_tokens: int = Field(1000, ge=32, description="Most tokens of a trajectory, prompt and observations included.")
     observation_chars: int = Field(
         1200, ge=16, description="Characters of an observation that the model sees; the rest is cut and said so."
@@ -256,7 +256,7 @@ class TeacherConfig(Section):
     )
     model: str | None = _later(None, description="The model's name at the endpoint; none for the scripted teacher.")
 
-    instances: int = Field(1200, ge=1, description="Training instances per task that the teacher tries.")
+    instances: int = Field(800, ge=1, description="Training instances per task that the teacher tries.")
     samples_per_instance: int = Field(3, ge=1, description="Trajectories sampled per instance.")
     cap_per_instance: int = Field(2, ge=1, description="Most accepted trajectories kept per instance.")
 
@@ -348,13 +348,6 @@ class PlacementConfig(Section):
         return self
 
 
-class PretrainingConfig(Section):
-    """Teaching a model from scratch to copy identifiers; a pretrained model skips it."""
-
-    documents: int = Field(6000, ge=1, description="Short documents of identifiers, each seen once.")
-    lr_muon: float = Field(0.02, gt=0, description="Learning rate of Muon; everything else is as in fine-tuning.")
-
-
 class SftConfig(Section):
     """Supervised fine-tuning on accepted trajectories."""
 
@@ -364,6 +357,18 @@ class SftConfig(Section):
     lr_adamw: float = Field(3e-3, gt=0, description="Learning rate of AdamW, which trains everything else.")
     warmup_steps: int = Field(20, ge=0, description="Steps over which the learning rates rise from zero.")
     threads: int = Field(2, ge=1, description="Threads of the training arithmetic.")
+
+
+class PretrainingConfig(Section):
+    """Teaching a model from scratch to copy identifiers; a pretrained model skips it."""
+
+    documents: int = Field(8000, ge=1, description="Short documents of identifiers, each seen once.")
+    batch_size: int = Field(8, ge=1, description="Documents per optimizer step.")
+    lr_muon: float = Field(0.02, gt=0, description="Learning rate of Muon; everything else is as in fine-tuning.")
+
+    def training(self, sft: SftConfig) -> SftConfig:
+        """The settings of this training: those of fine-tuning, with one pass and what is set here."""
+        return sft.model_copy(update={"epochs": 1, "batch_size": self.batch_size, "lr_muon": self.lr_muon})
 
 
 class RlConfig(Section):

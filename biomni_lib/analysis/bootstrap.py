@@ -8,7 +8,7 @@ Source: Davison and Hinkley 1997, chapter 3 (clustered resampling); Owen 2007 (p
 """
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -95,6 +95,8 @@ def compare_models(
 ) -> pd.DataFrame:
     """`paired_difference` of several pairs, in each task and over all, with p-values corrected by Holm's method.
 
+    A pair is compared on the tasks that both were asked; over all only if these are the same, as a rule may answer some.
+
     Args:
         pairs: (model, reference) names.
     Returns: one row a task and pair; `p_holm` counts every row of the table as one family.
@@ -103,13 +105,22 @@ def compare_models(
     from statsmodels.stats.multitest import multipletests
 
     require(rows, ["model", "task"], "rows to compare")
-    parts = {"all": rows, **{str(task): part for task, part in rows.groupby("task")}}
     found = [
         {"task": task, **paired_difference(part, *pair, column, draws=draws, seed=seed)}
-        for pair, (task, part) in itertools.product(pairs, parts.items())
+        for pair in pairs
+        for task, part in _shared_tasks(rows, *pair)
     ]
     table = require(pd.DataFrame(found), ["p"], "pairs to compare")
     return table.assign(p_holm=multipletests(table["p"], method="holm")[1])
+
+
+def _shared_tasks(rows: pd.DataFrame, model: str, reference: str) -> Iterator[tuple[str, pd.DataFrame]]:
+    """What two models are compared on: a task's name, or "all", and its rows."""
+    asked, others = (set(rows.loc[rows["model"] == name, "task"]) for name in (model, reference))
+    if asked == others or not asked & others:
+        yield "all", rows
+    for task, part in rows[rows["task"].isin(asked & others)].groupby("task"):
+        yield str(task), part
 
 
 def sign_flip_p(differences: np.ndarray, *, draws: int = 2000, seed: int = 0) -> float:

@@ -42,7 +42,7 @@ def ablation_scores(table: pd.DataFrame, *, width_in: float = COLUMN_WIDTH_IN) -
         ax.axvline(score, color=BLUE, linewidth=0.8, linestyle=":", zorder=0)
     rows_axis(ax, list(table["changed"]))
     share_axis(ax, "x")
-    ax.set_xlabel("Mean score on development patients")
+    ax.set_xlabel("Mean score on development instances")
     return figure
 
 

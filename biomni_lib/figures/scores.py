@@ -46,7 +46,7 @@ def headline(table: pd.DataFrame, *, task: str = "all", width_in: float = COLUMN
     figure = new_figure(width_in, 0.55 + ROW_IN * len(models))
     ax = figure.subplots()
     _model_rows(ax, chosen, models, values=True)
-    ax.set_xlabel("Mean score on held-out patients")
+    ax.set_xlabel("Mean score on held-out instances")
     return figure
 
 
@@ -65,7 +65,7 @@ def score_by_task(table: pd.DataFrame, *, width_in: float = PAGE_WIDTH_IN) -> Fi
     for ax, task in zip(axes, tasks, strict=True):
         _model_rows(ax, table[table["task"] == task], models)
         ax.set_title("All tasks" if task == "all" else words(task))
-    figure.supxlabel("Mean score on held-out patients", fontsize=7.5)
+    figure.supxlabel("Mean score on held-out instances", fontsize=7.5)
     return figure
 
 

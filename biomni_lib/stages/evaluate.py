@@ -174,8 +174,8 @@ def drawings(config: RunConfig) -> list[Drawing]:
     gains = difference_by_seed(pooled_rows(config), **draws)
     together = scores[scores["task"] == "all"]
     return [
-        Drawing.make("headline", figures.headline, together, "Score on held-out patients, all tasks"),
-        Drawing.make("score-by-task", figures.score_by_task, scores, "Score on held-out patients by task and model"),
+        Drawing.make("headline", figures.headline, together, "Score on held-out instances, all tasks"),
+        Drawing.make("score-by-task", figures.score_by_task, scores, "Score on held-out instances by task and model"),
         Drawing.make("seeds", figures.seed_differences, gains, "Gain of RL over SFT, seed by seed and pooled"),
     ]
 

@@ -41,11 +41,11 @@ def with_results(readme: str, found: dict[str, Any]) -> str:
 
 
 def results_block(found: dict[str, Any]) -> str:
-    """The headline figure, and a table of mean scores on all held-out patients, as Markdown."""
+    """The headline figure, and a table of mean scores on all held-out instances, as Markdown."""
     preset, models = found["preset"], found["tasks"]["all"]
     lines = [
         "",
-        f"![Score on held-out patients by model, with intervals](results/figures-{preset}/headline.png)",
+        f"![Score on held-out instances by model, with intervals](results/figures-{preset}/headline.png)",
         "",
         "| model | score | 95% interval | format | tokens | n | seeds |",
         "|---|---|---|---|---|---|---|",

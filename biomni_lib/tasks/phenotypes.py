@@ -96,3 +96,6 @@ class PatientGeneDetection(PhenotypeTask):
 
     def _gold(self, patient: Patient) -> str:
         return self.lake.ensembl_id(patient.gene)
+
+
+PATIENT_TASKS = (RareDiseaseDiagnosis.name, PatientGeneDetection.name)

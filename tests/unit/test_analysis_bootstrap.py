@@ -122,6 +122,13 @@ def test_compare_models_corrects_by_holm():
     assert table["p_holm"].min() == pytest.approx(min(1, 3 * table["p"].min()))
 
 
+def test_models_are_compared_on_the_tasks_that_both_were_asked():
+    asked = [("rl", "a"), ("rl", "b"), ("sft", "a"), ("sft", "b"), ("rule", "a")]
+    rows = pd.concat([rows_of([1, 0, 1], model, task=task) for model, task in asked])
+    table = compare_models(rows, [("rl", "sft"), ("rl", "rule")])
+    assert table.groupby("reference")["task"].agg(list).to_dict() == {"sft": ["all", "a", "b"], "rule": ["a"]}
+
+
 def test_missing_parts_are_named():
     rows = pd.concat([rows_of([1, 0, 1], "rl"), rows_of([1, 0], "sft")])
     with pytest.raises(DataError, match="no model = 'base'; it has rl, sft"):

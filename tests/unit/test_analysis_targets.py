@@ -53,6 +53,15 @@ def test_seeds_are_judged_alone_and_pooled():
     assert set(found.index.get_level_values("seed")) == {"0", "1", "pooled"}
 
 
+def test_patients_are_judged_by_themselves_too_where_other_tasks_are_asked():
+    tasks = {"a": "rare_disease_diagnosis", "b": "lab_bench_dbqa"}
+    table = check_targets(rows(0, 60, 90).assign(task=lambda t: t["task"].map(tasks)), draws=200)
+    measured = table.set_index("criterion")["measured"]
+    assert (measured["held-out instances"], measured["held-out instances, patients"]) == (300, 150)
+    assert len(table) == 8
+    assert len(check_targets(rows(0, 60, 90).assign(task="rare_disease_diagnosis"), draws=50)) == 4
+
+
 def test_a_missing_model_is_named():
     with pytest.raises(DataError, match="'rl'"):
         check_targets(rows(0, 60, 90)[lambda t: t["model"] == "sft"], draws=50)

@@ -33,7 +33,7 @@ from biomni_lib.tasks import BUNDLED_TASKS, PUBLIC_TASKS
 from biomni_lib.tools import domains_for, tool_names
 
 REFERENCES = ("sft", "sft_best", "teacher", "teacher_best")
-"""Models that RL is compared with, where they were evaluated; the best heuristic comes beside them."""
+"""Models that RL is compared with, where they were evaluated; the heuristic that is best on its tasks beside them."""
 CODE_LETTERS = 12
 ACRONYMS = {
     "gwas": "GWAS",
@@ -131,10 +131,9 @@ def _targets(table: pd.DataFrame) -> dict[str, Any]:
 
 
 def _comparisons(rows: pd.DataFrame, scores: pd.DataFrame, draws: int) -> list[dict[str, Any]]:
-    together = scores[scores["task"] == "all"].set_index("model")
-    rules = together[together["format"].isna()]
-    best = [str(rules["score"].idxmax())] if len(rules) else []
-    there = [name for name in (*REFERENCES, *best) if name in together.index]
+    rules = scores[scores["format"].isna() & (scores["task"] != "all")].groupby("model")["score"].mean()
+    best = [str(rules.idxmax())] if len(rules) else []
+    there = [name for name in (*REFERENCES, *best) if name in set(scores["model"])]
     table = compare_models(rows, [("rl", name) for name in there], draws=draws)
     return [
         {**row, "label": look(row["reference"]).label, "rule": row["reference"] in best}
