@@ -362,7 +362,7 @@ class SftConfig(Section):
 class PretrainingConfig(Section):
     """Teaching a model from scratch to copy identifiers; a pretrained model skips it."""
 
-    documents: int = Field(8000, ge=1, description="Short documents of identifiers, each seen once.")
+    documents: int = Field(9000, ge=1, description="Short documents of identifiers, each seen once.")
     batch_size: int = Field(8, ge=1, description="Documents per optimizer step.")
     lr_muon: float = Field(0.02, gt=0, description="Learning rate of Muon; everything else is as in fine-tuning.")
 

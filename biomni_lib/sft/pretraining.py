@@ -4,8 +4,7 @@ Copying needs attention heads that find where an id stands and read on from ther
 far sooner than over few long conversations. A document is a prompt of the training split with other digits in its ids,
 since those of unseen patients end in any; the lines of code with which the teacher names them again; then
 observations, each with the beginning of the turn that answers it, as far as the id or the letter. There is nothing else
-in it to learn. A case of CRISPR delivery has no ids: its document names the right method in the words of its option, and
-then the letter of that option. Other tasks of which the teacher names nothing again have no documents.
+in it to learn. Tasks of which the teacher names nothing again have no documents.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ import torch
 from biomni_lib.agent.chat import ChatRenderer
 from biomni_lib.sft import patient_scripts, question_scripts
 from biomni_lib.sft.patient_scripts import Case
-from biomni_lib.sft.question_scripts import is_case, is_question
+from biomni_lib.sft.question_scripts import is_question
 from biomni_lib.sft.train import Example
 from biomni_lib.sft.turns import ALL_FACTS, copy_facts, execute
 from biomni_lib.tasks import Instance, refuse_evaluation_only
@@ -38,7 +37,7 @@ _ANSWERED = re.compile(r"\d{6,11}")
 
 
 def copy_documents(instances: Sequence[Instance], renderer: ChatRenderer, *, count: int, seed: int) -> list[Example]:
-    """Documents that repeat what a prompt and an observation name; the loss is on the repetitions.
+    """Documents that repeat the ids of a prompt and of an observation; the loss is on the repetitions.
 
     Args:
         instances: of the training split; their prompts are kept, their ids get other digits.
@@ -47,15 +46,12 @@ def copy_documents(instances: Sequence[Instance], renderer: ChatRenderer, *, cou
     """
     refuse_evaluation_only((instance.id for instance in instances), "copy_documents")
     rng = np.random.default_rng(np.random.SeedSequence([seed, count]))
-    named = [instance for instance in instances if is_case(instance.prompt) or _ID.search(instance.prompt)]
+    named = [instance for instance in instances if _ID.search(instance.prompt)]
     chosen = [named[number] for number in rng.integers(len(named), size=count)] if named else []
     return [_document(instance, renderer, rng) for instance in chosen]
 
 
 def _document(instance: Instance, renderer: ChatRenderer, rng: np.random.Generator) -> Example:
-    if is_case(instance.prompt):
-        turn = question_scripts.answer_case(instance.prompt, instance.gold)
-        return _example([renderer.prompt("", instance.prompt), renderer.assistant(turn)])
     prompt = _ID.sub(lambda id: _other_digits(id[0], rng), instance.prompt)
     answered = _of_question if is_question(prompt) else _of_patient
     parts = [
@@ -65,11 +61,6 @@ def _document(instance: Instance, renderer: ChatRenderer, rng: np.random.Generat
     for _ in range(ANSWERS):
         printed, turn = answered(prompt, instance.gold, rng)
         parts += [renderer.observation(printed), renderer.assistant(turn)]
-    return _example(parts)
-
-
-def _example(parts: Sequence[Sequence[int]]) -> Example:
-    """Token ids of what is read and what is written in turn, the latter with loss."""
     ids = [id for part in parts for id in part]
     written = [number % 2 == 1 for number, part in enumerate(parts) for _ in part]
     return Example(torch.tensor(ids), torch.tensor(written))

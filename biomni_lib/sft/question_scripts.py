@@ -29,6 +29,7 @@ from biomni_lib.sft.turns import (
 )
 from biomni_lib.tasks.choices import LETTERS
 from biomni_lib.tasks.crispr import letter_of, method_by_keywords, read_case
+from biomni_lib.tasks.crispr_cases import METHODS
 
 _ID = 'x = re.search(r"\\w+:?\\d{6,}", q)[0]\n'
 _PLACE = 'x, *y = map(int, re.findall(r"\\d{5,}", q)[:2])\n'
@@ -82,19 +83,14 @@ def answer(observation: str, rng: np.random.Generator) -> str:
     return solution(ANSWER, str(rng.choice(printed)) if printed and {*printed} <= {*LETTERS} else _any_letter(rng))
 
 
-def answer_case(prompt: str, letter: str) -> str:
-    """The turn that answers a letter to a case, after naming the method that has it."""
-    option = next(line for line in prompt.splitlines() if line.startswith(f"{letter}. "))
-    return solution(f"This use asks for {option.removeprefix(f'{letter}. ')}.", letter)
-
-
 def _any_letter(rng: np.random.Generator) -> str:
     return str(rng.choice(list(LETTERS)))
 
 
 def _case(seen: Conversation, rng: np.random.Generator) -> str:
     """The answer to a case of CRISPR delivery, by the rule of thumb."""
-    return answer_case(seen.prompt, letter_of(seen.prompt, method_by_keywords(read_case(seen.prompt))))
+    method = method_by_keywords(read_case(seen.prompt))
+    return solution(f"This use asks for {METHODS[method].option}.", letter_of(seen.prompt, method))
 
 
 def _lucky_guess(seen: Conversation, rng: np.random.Generator) -> str:
