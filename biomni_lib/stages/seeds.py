@@ -24,7 +24,7 @@ def run(config: RunConfig) -> pd.DataFrame:
     Raises: RunError of the stage that failed; a later call goes on there.
     """
     for seed in SEEDS:
-        run_notebooks(with_seed(config, seed))
+        run_notebooks(with_seed(config, seed), last="evaluate")
     first, before = with_seed(config, SEEDS[0]), published_seeds(config)
     rows = publish_seeds(config, SEEDS)
     if before is None:
