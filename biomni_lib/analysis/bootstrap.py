@@ -95,7 +95,7 @@ def compare_models(
 ) -> pd.DataFrame:
     """`paired_difference` of several pairs, in each task and over all, with p-values corrected by Holm's method.
 
-    A pair is compared on the tasks that both were asked; over all only if these are the same, as a rule may answer some.
+    A pair is compared on the tasks that both were asked, which may be fewer than all where one of them is a rule.
 
     Args:
         pairs: (model, reference) names.
@@ -117,9 +117,9 @@ def compare_models(
 def _shared_tasks(rows: pd.DataFrame, model: str, reference: str) -> Iterator[tuple[str, pd.DataFrame]]:
     """What two models are compared on: a task's name, or "all", and its rows."""
     asked, others = (set(rows.loc[rows["model"] == name, "task"]) for name in (model, reference))
-    if asked == others or not asked & others:
-        yield "all", rows
-    for task, part in rows[rows["task"].isin(asked & others)].groupby("task"):
+    shared = rows[rows["task"].isin(asked & others)] if asked & others else rows
+    yield "all", shared
+    for task, part in shared.groupby("task"):
         yield str(task), part
 
 

@@ -19,12 +19,11 @@ from biomni_lib.rl.recipe import load_recipe
 from biomni_lib.stages.citation import SHOWN_LETTERS, bibtex_code, citation, cite_code, cite_data
 from biomni_lib.stages.paths import paths
 from biomni_lib.stages.results import TRAINED, results_dir
-from biomni_lib.tasks.phenotypes import PatientGeneDetection, RareDiseaseDiagnosis
+from biomni_lib.tasks.phenotypes import PATIENT_TASKS
 
 OF_ONE_RUN = ("Where the files are", "How it was run")
 """Parts of the model card that tell of one run and its machine; the others follow from settings and results."""
 NEEDED = ("build_data", "sft", "rl", "evaluate")
-PATIENT_TASKS = {task.name for task in (RareDiseaseDiagnosis, PatientGeneDetection)}
 CARD_FIELDS = ("what", "version", "licence", "citation", "rows", "known limits")
 
 
@@ -189,9 +188,9 @@ def _instances(config: RunConfig, manifest: Manifest) -> Iterator[str]:
     counts = manifest.results.get("instances", {})
     yield "- *Tasks:* " + ", ".join(config.data.tasks)
     yield "- *Instances:* " + ", ".join(f"{split} {count:,}" for split, count in counts.items())
-    if simulated := PATIENT_TASKS & set(config.data.tasks):
+    if simulated := set(PATIENT_TASKS) & set(config.data.tasks):
         yield f"- *Splits of {', '.join(sorted(simulated))}:* no disease and no gene is in two of them"
-    if others := set(config.data.tasks) - PATIENT_TASKS:
+    if others := set(config.data.tasks) - set(PATIENT_TASKS):
         yield f"- *Splits of {', '.join(sorted(others))}:* as the docstring of each task says"
     yield "- *Seeds:* training instances differ by seed; development and held-out instances do not"
     yield "- *Use:* the held-out split is for results alone; tuning looked at the development split"

@@ -22,11 +22,11 @@ from biomni_lib.tasks.eval1 import COUNTS
 from biomni_lib.tasks.leaks import audit_file, require_audited
 from biomni_lib.tasks.leaks.at_hand import EVAL1, LAB_BENCH
 from biomni_lib.tasks.leaks.compare import NOT_AUDITED
+from biomni_lib.tasks.phenotypes import PATIENT_TASKS
 from biomni_lib.tasks.real_patients import RealPatients
 from tests.toy_benchmarks import eval1_rows, lab_rows, write
 from tests.toy_patients import ToyPatients
 
-PATIENT_TASKS = ("rare_disease_diagnosis", "patient_gene_detection")
 QUESTION = Instance("Which?", "b", "crispr_delivery", "eval1/crispr_delivery/0")
 
 

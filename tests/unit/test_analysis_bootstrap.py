@@ -126,7 +126,8 @@ def test_models_are_compared_on_the_tasks_that_both_were_asked():
     asked = [("rl", "a"), ("rl", "b"), ("sft", "a"), ("sft", "b"), ("rule", "a")]
     rows = pd.concat([rows_of([1, 0, 1], model, task=task) for model, task in asked])
     table = compare_models(rows, [("rl", "sft"), ("rl", "rule")])
-    assert table.groupby("reference")["task"].agg(list).to_dict() == {"sft": ["all", "a", "b"], "rule": ["a"]}
+    assert table.groupby("reference")["task"].agg(list).to_dict() == {"sft": ["all", "a", "b"], "rule": ["all", "a"]}
+    assert table.query("task == 'all'").set_index("reference")["n"].to_dict() == {"sft": 6, "rule": 3}
 
 
 def test_missing_parts_are_named():
