@@ -161,7 +161,7 @@ def evaluate(
     models: Annotated[
         list[str],
         typer.Argument(
-            help="base, sft, rl, …: the run's; a model's folder; openai:MODEL or anthropic:MODEL. NAME= renames one."
+            help="base, sft, rl, rl@STEP, …: the run's; a folder; openai:MODEL or anthropic:MODEL. NAME= renames one."
         ),
     ],
     split: Annotated[str, typer.Option(help="heldout, dev, train, eval1 or lab-bench.")] = "heldout",
