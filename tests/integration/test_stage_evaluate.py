@@ -108,7 +108,8 @@ def test_both_stages_are_recorded_and_their_figures_drawn(finished):
     config, _ = finished
     assert stage_done(config, "evaluate") and stage_done(config, "length_vs_score")
     assert set(read_manifest(config, "evaluate").results["tasks"]["all"]) == HEURISTICS | MODELS
-    drawn = {"headline", "score-by-task", "seeds", "length-vs-score", "response-length", "length-odds", "dose-response"}
+    drawn = {"headline", "score-by-task", "seeds", "endings"}
+    drawn |= {"length-vs-score", "response-length", "length-odds", "dose-response"}
     kinds = ("pdf", "svg", "png", "csv", "txt")
     assert {f"{name}.{kind}" for name in drawn for kind in kinds} == {p.name for p in paths(config).figures.iterdir()}
 
