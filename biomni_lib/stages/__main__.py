@@ -210,7 +210,9 @@ def viewer(
     seed: Seed = 0,
     runs_root: RunsRoot = "runs",
     changed: Settings = None,
-    source: Annotated[list[str] | None, typer.Option(help="evaluate, sft or rl; may be repeated.")] = None,
+    source: Annotated[
+        list[str] | None, typer.Option(help="evaluate, length, models, sft or rl; may be repeated.")
+    ] = None,
     task: Annotated[list[str] | None, typer.Option(help="A task's name; may be repeated.")] = None,
     model: Annotated[list[str] | None, typer.Option(help="A model, such as rl; may be repeated.")] = None,
 ) -> None:
