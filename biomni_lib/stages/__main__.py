@@ -164,7 +164,7 @@ def evaluate(
             help="base, sft, rl, rl@STEP, …: the run's; a folder; openai:MODEL or anthropic:MODEL. NAME= renames one."
         ),
     ],
-    split: Annotated[str, typer.Option(help="heldout, dev, train, eval1 or lab-bench.")] = "heldout",
+    split: Annotated[str, typer.Option(help="heldout, dev, train, patients-leak-free, eval1, …")] = "heldout",
     task: Annotated[list[str] | None, typer.Option(help="A task's name; may be repeated.")] = None,
     preset: Preset = "cpu",
     seed: Seed = 0,

@@ -34,12 +34,15 @@ from biomni_lib.stages.stage import key_of
 from biomni_lib.stages.viewer import faults
 from biomni_lib.tasks import Instance, get_task, task_names
 from biomni_lib.tasks.leaks import BENCHMARKS
+from biomni_lib.tasks.real_patients import ARMS, real_patient_tasks
 from biomni_lib.tasks.splits import SPLITS
 
 TRAINING = ("sft", "rl")
 """Stages that make the run's models."""
 NEEDED = {"weights (*.safetensors)": "*.safetensors", "a tokenizer (tokenizer.json)": "tokenizer.json"}
 """What a model's folder must have beside its config.json, and the files that are it."""
+PUBLISHED = {f"patients-{arm}": arm for arm in ARMS}
+"""Splits of published patients with held-out diseases, by arm; they need the public tier."""
 CHECKPOINT = re.compile(r"rl@(\d+)")
 """Names the model after so many steps of RL."""
 CODE_LETTERS = 12
@@ -80,7 +83,8 @@ def run(config: RunConfig, models: Sequence[str], *, split: str = "heldout", tas
     Args:
         models: each a model of the run (base, pretrained, sft, sft_best, rl; rl@STEP for a checkpoint that is kept), a
             model's folder, `openai:MODEL` or `anthropic:MODEL`; NAME= before any of them renames it.
-        split: train, dev, heldout, eval1 or lab-bench. tasks: some of the split's; those of the run when none is named.
+        split: train, dev, heldout, one of `PUBLISHED`, eval1 or lab-bench.
+        tasks: some of the split's; those of the run when none is named.
     Returns: what was found; the same is in the folder, with Parquet files of rows and trajectories.
     Raises: ConfigError for an unknown split or task or two models of one name; DataError for a model that is not there
         or without questions; RunError for a folder in use or of another preset, and for a benchmark not audited.
@@ -153,8 +157,11 @@ def choose(config: RunConfig, split: str, tasks: Sequence[str] = ()) -> list[Ins
         found = open_benchmark(config, split)
     elif split in SPLITS:
         found = _drawn(config, split, tasks or config.data.tasks)
+    elif split in PUBLISHED:
+        found = _published(config, PUBLISHED[split])
     else:
-        raise ConfigError(f"split = {split!r}: unknown split; allowed: {', '.join((*SPLITS, *BENCHMARKS))}")
+        known = ", ".join((*SPLITS, *PUBLISHED, *BENCHMARKS))
+        raise ConfigError(f"split = {split!r}: unknown split; allowed: {known}")
     there = dict.fromkeys(instance.task for instance in found)
     if unknown := [task for task in tasks if task not in there]:
         raise ConfigError(f"task = {unknown[0]!r}: {split} has no question of it; there are: {', '.join(there)}")
@@ -172,6 +179,11 @@ def _drawn(config: RunConfig, split: str, tasks: Sequence[str]) -> list[Instance
         return saved
     lake = open_lake(config)
     return saved + [one for name in lacking for one in get_task(name, lake, config.data, config.seed).instances(split)]
+
+
+def _published(config: RunConfig, arm: str) -> list[Instance]:
+    asked = real_patient_tasks(open_lake(config), config.data, config.seed)
+    return [one for name, task in asked.items() if name.endswith(f", {arm}") for one in task.instances("heldout")]
 
 
 def _selection(config: RunConfig, split: str, tasks: Sequence[str]) -> str:

@@ -28,12 +28,14 @@ from biomni_lib.stages.sft import rollout_settings
 from biomni_lib.stages.stage import StageRun
 from biomni_lib.tasks.eval1 import COUNTS
 from biomni_lib.tasks.leaks.at_hand import EVAL1
+from biomni_lib.tasks.phenotypes import PATIENT_TASKS
 from biomni_lib.tracking import Tracker
 from tests.chat_endpoints import serving
 from tests.toy_benchmarks import eval1_rows, write
+from tests.toy_patients import ToyPatients
 
 SIZES = {
-    "data": {"train_instances": 12, "dev_instances": 2, "heldout_instances": 6},
+    "data": {"tasks": PATIENT_TASKS, "train_instances": 12, "dev_instances": 2, "heldout_instances": 6},
     "teacher": {"instances": 12},
     "evaluate": {"instances": 5, "bootstrap": 50},
     "length": {"instances": 3, "turns": (1, 2), "tokens": (24,)},
@@ -294,6 +296,15 @@ def test_a_task_that_the_run_does_not_train_on_is_asked_too(copied):
     assert len(found.rows) == 2
 
 
+def test_published_patients_are_asked_by_arm(copied, tmp_path):
+    with pytest.raises(DataError, match="published patients cannot be asked: .+make data"):
+        any_model.run(copied, ["rl"], split="patients-leaky")
+    ToyPatients(build_data.open_lake(copied)).build(copied.lake_dir, tmp_path / "files")
+    rows = any_model.run(sampled(copied, 1, 2), ["rl"], split="patients-leak-free").rows
+    assert rows.groupby("task").size().to_dict() == dict.fromkeys(PATIENT_TASKS, 2)
+    assert rows["instance_id"].str.contains("-leak-free-heldout-").all()
+
+
 def test_a_benchmark_is_asked_for_evaluation_alone(copied, tmp_path, monkeypatch):
     monkeypatch.setenv(EVAL1, str(write(tmp_path / "eval1.parquet", eval1_rows())))
     with pytest.raises(RunError, match="no eval1 score is reported for smoke: its training data were not audited"):
@@ -316,7 +327,10 @@ def test_a_wrong_choice_of_models_or_questions_is_named(copied, tmp_path):
         r"sft/pretrained: no model pretrained; run `make reproduce PRESET=smoke`": (["pretrained"], {}),
         r"hollow: a model's folder without weights .+ and a tokenizer": ([str(tmp_path / "hollow")], {}),
         r"two models are called rl; rename one: OTHER=sft$": (["base", "rl", "rl=sft"], {}),
-        r"split = 'test': unknown split; allowed: train, dev, heldout, eval1, lab-bench": (["rl"], {"split": "test"}),
+        r"split = 'test': unknown split; allowed: train, dev, heldout, patients-leak-free, .*eval1": (
+            ["rl"],
+            {"split": "test"},
+        ),
         r"task = 'surgery': unknown task; allowed: rare_disease": (["rl"], {"tasks": ["surgery"]}),
         r"lab-bench is not at hand; download": (["rl"], {"split": "lab-bench"}),
         r"run `?make data": (["rl"], {"tasks": ["gwas_variant_prioritization"]}),
