@@ -52,7 +52,7 @@ summary: setup ## Print the results of PRESET as one JSON object
 verify: setup ## Check the results of PRESET against what is promised
 	@$(STAGES) verify --preset $(PRESET)
 
-evaluate: setup ## Evaluate MODELS="rl a/model/folder openai:NAME" on SPLIT (heldout, dev, eval1, …) with SAMPLES each; TASKS="…" for some
+evaluate: setup ## Evaluate MODELS="rl rl@20 a/model/folder openai:NAME" on SPLIT (heldout, dev, eval1, …) with SAMPLES each; TASKS="…" for some
 	@$(STAGES) evaluate --preset $(PRESET) --split $(SPLIT) $(addprefix --task ,$(TASKS)) --set evaluate.samples=$(SAMPLES) $(MODELS)
 
 seeds: setup ## Run PRESET with three seeds

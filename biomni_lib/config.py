@@ -4,8 +4,8 @@ A preset is a TOML file in `biomni_lib/presets/` that changes sizes, engines and
 below are the preset `cpu`; a preset's file states only what differs. Unknown presets, unknown settings, values out of
 range and settings that contradict each other are refused at start with one line.
 
-The groups of settings are in `biomni_lib.settings`. `python -m biomni_lib.config cpu` prints a preset in full, with
-what each setting means.
+The groups of settings are in `biomni_lib.settings` and `biomni_lib.world_settings`. `python -m biomni_lib.config cpu`
+prints a preset in full, with what each setting means.
 """
 
 import argparse
@@ -19,34 +19,35 @@ from typing import Any, Self, cast
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from biomni_lib.errors import ConfigError
+from biomni_lib.section import Section, require
 from biomni_lib.settings import (
     IGNORED,
     RECIPES_DIR,
     UNCORRECTED,
-    AblationsConfig,
-    AgentConfig,
     ApiConfig,
-    DataConfig,
     EngineConfig,
-    EnvironmentConfig,
-    EvaluateConfig,
-    LengthConfig,
     ModelConfig,
     PlacementConfig,
     PretrainingConfig,
-    PromptConfig,
     RlConfig,
-    SandboxConfig,
-    SchedulingConfig,
-    Section,
     SftConfig,
     TeacherConfig,
-    TrackingConfig,
     project_root,
     recipe_correction,
     recipe_file,
     recipe_names,
-    require,
+)
+from biomni_lib.world_settings import (
+    AblationsConfig,
+    AgentConfig,
+    DataConfig,
+    EnvironmentConfig,
+    EvaluateConfig,
+    LengthConfig,
+    PromptConfig,
+    SandboxConfig,
+    SchedulingConfig,
+    TrackingConfig,
 )
 
 PRESETS_DIR = Path(__file__).parent / "presets"

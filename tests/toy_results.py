@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from biomni_lib.analysis import summarize
+from biomni_lib.analysis.budgets import FREE
 from biomni_lib.evaluate import ROWS, load_rows, rows_file
 from biomni_lib.stages import results
 from biomni_lib.stages.paths import paths
@@ -80,6 +81,20 @@ def publish_toy(config, *, seeds=(0, 1), right=None):
     first = results.with_seed(config, seeds[0])
     found = summarize(load_rows([paths(first).evaluate]), first) | {"seconds": {"evaluate": 90.0}}
     results.summary_file(config).write_text(json.dumps(found, indent=1))
+
+
+def publish_toy_budgets(config, *, seed=0):
+    """SFT and RL under one budget of turns, which leaves a quarter of the right answers right and no answer to the
+    last question; and the answers of the toy's evaluation without one."""
+    parts = []
+    for model in ("sft", "rl"):
+        free = pd.read_parquet(rows_file(paths(results.with_seed(config, seed)).evaluate, model))
+        number = free["instance_id"].str.removeprefix("heldout-").astype(int)
+        first = number < free["correctness"].sum() / len(TASKS) / 4
+        cut = free.assign(unit="turns", budget=1.0, told=True, correctness=first.astype(float))
+        cut["answer"] = cut["answer"].where(number < INSTANCES - 1, None)
+        parts += [cut, free.assign(unit=FREE, budget=float("nan"), told=False)]
+    return results.publish_budgets(config, pd.concat(parts, ignore_index=True))
 
 
 def publish_toy_ablations(config):

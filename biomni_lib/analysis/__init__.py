@@ -7,6 +7,7 @@ samples of one instance are never counted as independent.
 from biomni_lib.analysis.article import article_scores, shown, tasks_against_models
 from biomni_lib.analysis.bootstrap import bootstrap_mean, compare_models, paired_difference
 from biomni_lib.analysis.budgets import budget_effects, dose_response
+from biomni_lib.analysis.endings import failure_endings
 from biomni_lib.analysis.length import (
     TRUNCATED,
     across_strata,
@@ -39,6 +40,7 @@ __all__ = [
     "length_odds",
     "outcome_by_level",
     "evaluation_table",
+    "failure_endings",
     "over_training",
     "paired_difference",
     "pass_at_k",

@@ -218,10 +218,11 @@ def binned_curve(
     Args:
         bins: at most so many; equal lengths are never split, so there may be fewer.
     Returns: task, model, length, bin, length_low, length_high, length_mean, outcome, ci_low, ci_high, truncated (share
-        cut off by a limit, NaN without a column `ending`), instances, samples.
+        cut off by a limit, NaN without a column `ending`), instances, samples, seeds.
     Raises: DataError when rows are empty or a column is missing.
     """
     require(rows, [*INSTANCE, "model", length, outcome], "rows for length against score")
+    rows = rows.assign(seed=rows.get("seed", 0))
     found = []
     for (task, model), part in rows.dropna(subset=[length, outcome]).groupby(["task", "model"], sort=False):
         for number, (_, of_bin) in enumerate(part.groupby(_equal_bins(part[length], bins))):
@@ -241,6 +242,7 @@ def binned_curve(
                     "truncated": of_bin["ending"].isin(TRUNCATED).mean() if "ending" in of_bin else np.nan,
                     "instances": of_bin["instance_id"].nunique(),
                     "samples": len(of_bin),
+                    "seeds": of_bin["seed"].nunique(),
                 }
             )
     return pd.DataFrame(found)

@@ -8,6 +8,11 @@ that a limit cut off, and one that breaks the protocol.
 Departure from the textbook: where all answers with a confounder have one outcome (no truncated answer is right), its
 coefficient is infinite. They then say nothing more of length and are left out, which is the limit of the likelihood; so
 are tasks whose answers are all right or all wrong.
+A logistic mixed model, with an intercept drawn for each question, was tried beside the conditional one and is left out:
+it takes the intercepts to be independent of length, so that differences between questions count as if they were within
+one. On the published rows it says the same of the teacher and of SFT; of RL, whose questions are nearly all answered
+alike, it is surer, and no longer is once the mean length of a question is held fixed.
+
 Intervals are Wald's, clustered by instance. A model that separates, or cannot be told apart from one, has none.
 
 Source: Chamberlain 1980 (conditional likelihood); Liang and Zeger 1986 (clustered variance).

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from biomni_lib.analysis.tables import require
 from biomni_lib.figures.scores import ROW_IN, interval_dots
@@ -28,6 +29,8 @@ DOSED = {
     "No answer when told": ("truncated", "truncated_low", "truncated_high"),
 }
 """Row of panels to the columns of its values and interval."""
+ODDS_REACH = 2.0
+"""An odds ratio's interval is drawn to the end up to this factor from 1, and beyond it as far as the points lie."""
 
 
 @styled
@@ -64,6 +67,8 @@ def length_vs_score(table: pd.DataFrame, *, width_in: float = PAGE_WIDTH_IN) -> 
 def length_odds(table: pd.DataFrame, *, width_in: float = PAGE_WIDTH_IN) -> Figure:
     """Odds ratio of a right answer for a longer one, a panel a reading, a row a model, without and with confounders.
 
+    The axis is logarithmic with 1 in its middle; an interval that goes on beyond it ends in an arrowhead.
+
     Args:
         table: `analysis.length_odds`, those with an estimate: model, reading, adjusted, odds_ratio, ci_low, ci_high.
     Raises: DataError when the table is empty, lacks a column or has no estimate.
@@ -71,6 +76,7 @@ def length_odds(table: pd.DataFrame, *, width_in: float = PAGE_WIDTH_IN) -> Figu
     require(table, ["model", "reading", "adjusted", "odds_ratio", "ci_low", "ci_high"], "odds ratios of length")
     known = require(table.dropna(subset=["odds_ratio"]), ["odds_ratio"], "odds ratios of length that were estimated")
     readings, models = list(pd.unique(table["reading"])), model_order(list(pd.unique(table["model"])))
+    reach = max(_factor(known["odds_ratio"]) * 1.1, min(_factor(known[["ci_low", "ci_high"]]), ODDS_REACH))
     per_row = 3 if width_in > 5 else 1
     figure, axes = panels(len(readings), width_in, 0.65 + 1.6 * ROW_IN * len(models), per_row=per_row, sharey=True)
     for ax, reading in zip(axes, readings, strict=True):
@@ -79,15 +85,33 @@ def length_odds(table: pd.DataFrame, *, width_in: float = PAGE_WIDTH_IN) -> Figu
             part = known[(known["reading"] == reading) & (known["adjusted"] == adjusted)]
             rows = np.array([models.index(name) for name in part["model"]], dtype=float) + shift
             label = "truncation and format held fixed" if adjusted else "all answers"
-            interval_dots(ax, part, "odds_ratio", rows, colour, marker, label if ax is axes[0] else None)
+            shown = part.assign(**part[["ci_low", "ci_high"]].clip(1 / reach, reach))
+            interval_dots(ax, shown, "odds_ratio", rows, colour, marker, label if ax is axes[0] else None)
+            for column, edge, head in (("ci_low", 1 / reach, "<"), ("ci_high", reach, ">")):
+                cut = rows[(shown[column] != part[column]).to_numpy()]
+                _ = ax.plot(np.full(len(cut), edge), cut, head, color=colour, markersize=4)
         rows_axis(ax, [look(model).label for model in models])
         ax.set_title(words(reading))
         ax.set_xlabel("Odds ratio, 10% longer")
-    limits = [ax.get_xlim() for ax in axes]
-    for ax in axes:
-        ax.set_xlim(min(low for low, _ in limits), max(high for _, high in limits))
+        _ratio_axis(ax, reach)
     figure.legend(loc="outside upper left", ncols=2, borderpad=0, handletextpad=0.3)
     return figure
+
+
+def _factor(ratios: pd.DataFrame | pd.Series) -> float:
+    """How far from 1 the farthest ratio is, as a factor above 1."""
+    return float(np.exp(np.abs(np.log(ratios.to_numpy(dtype=float))).max()))
+
+
+def _ratio_axis(ax: Axes, reach: float) -> None:
+    """A logarithmic axis that holds `1 / reach` to `reach`, with at most two ticks to each side of 1."""
+    ax.set_xscale("log")
+    ax.set_xlim(1 / reach / 1.05, reach * 1.05)
+    step = 2.0 ** np.ceil(np.log2(np.log2(reach) / 3))
+    ticks = 2.0 ** (step * np.arange(-2, 3))
+    ticks = ticks[np.abs(np.log(ticks)) <= np.log(reach)]
+    ax.set_xticks(ticks, [f"{tick:.2f}".rstrip("0").rstrip(".") for tick in ticks])
+    ax.xaxis.set_minor_locator(NullLocator())
 
 
 @styled

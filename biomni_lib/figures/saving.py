@@ -22,6 +22,8 @@ UNDATED: dict[str, dict[str, None]] = {
     "png": {"Software": None},
 }
 BOOTSTRAP_INTERVAL = "95% bootstrap intervals over instances"
+COUNTS = {"n": "instances", "instances": "instances", "sampled": "trajectories", "samples": "trajectories"}
+"""Column that counts what a point stands on, and what it counts; the first that a table has is told."""
 
 
 def save_figure(fig: Figure, name: str, data: pd.DataFrame, out_dir: Path) -> dict[str, str]:
@@ -46,20 +48,32 @@ def caption(title: str, table: pd.DataFrame, *, interval: str = BOOTSTRAP_INTERV
 
     Args:
         title: what is shown, one sentence without its full stop.
-        table: the plotted table; its columns `n` or `instances`, and `seeds` or `seed`, are read where they are.
+        table: the plotted table; one of the columns `COUNTS`, else `step`, and `seeds` or `seed` are read where they
+            are. A table that does not speak of seeds is of one run.
         interval: what the bars are; left out where the table has no column `ci_low`.
         note: what the figure does not show, or anything else worth a sentence.
     Raises: DataError when the table is empty.
     """
     require(table, [], "figure caption")
-    counts = next((table[column] for column in ("n", "instances") if column in table), None)
-    parts = [title]
-    if counts is not None:
-        parts.append(f"n = {_span(counts)} instances a point")
-    if (seeds := _seeds(table)) is not None:
-        parts.append(f"{seeds} seed{'s' if seeds > 1 else ''}")
+    seeds = seeds_of(table) or 1
+    parts = [title, *filter(None, [counted(table)]), f"{seeds} seed{'s' if seeds > 1 else ''}"]
     parts += [interval] if "ci_low" in table else []
     return "".join(f"{part.rstrip('.')}. " for part in [*parts, *([note] if note else [])]).strip()
+
+
+def counted(table: pd.DataFrame) -> str:
+    """On how much each point of a plotted table stands, or how many steps it has; empty where it does not say."""
+    column = next((column for column in COUNTS if column in table), None)
+    if column is not None:
+        return f"n = {_span(table[column])} {COUNTS[column]} a point"
+    return f"{table['step'].nunique()} steps" if "step" in table else ""
+
+
+def seeds_of(table: pd.DataFrame) -> int | None:
+    """How many seeds a plotted table speaks of; None where it does not say."""
+    if "seeds" in table:
+        return int(table["seeds"].max())
+    return len(set(table["seed"].astype(str)) - {"pooled"}) if "seed" in table else None
 
 
 def _rendered(fig: Figure, name: str, kind: str) -> bytes:
@@ -72,9 +86,3 @@ def _rendered(fig: Figure, name: str, kind: str) -> bytes:
 def _span(counts: pd.Series) -> str:
     low, high = int(counts.min()), int(counts.max())
     return str(low) if low == high else f"{low} to {high}"
-
-
-def _seeds(table: pd.DataFrame) -> int | None:
-    if "seeds" in table:
-        return int(table["seeds"].max())
-    return len(set(table["seed"].astype(str)) - {"pooled"}) if "seed" in table else None

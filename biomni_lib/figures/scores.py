@@ -161,6 +161,31 @@ def _model_rows(ax: Axes, table: pd.DataFrame, models: list[str], *, values: boo
     share_axis(ax, "x")
 
 
+@styled
+def failure_endings(table: pd.DataFrame, *, width_in: float = PAGE_WIDTH_IN) -> Figure:
+    """Share of answers that failed in each way, a panel a way, a row a model.
+
+    Args:
+        table: `analysis.failure_endings`: model, failure, share, ci_low, ci_high.
+    Raises: DataError when the table is empty or lacks a column.
+    """
+    require(table, ["model", "failure", "share", *INTERVAL], "endings of answers")
+    failures, models = list(pd.unique(table["failure"])), model_order(list(pd.unique(table["model"])))
+    per_row = 4 if width_in > 5 else 2
+    figure, axes = panels(len(failures), width_in, 0.6 + ROW_IN * len(models), per_row=per_row, sharey=True)
+    for ax, failure in zip(axes, failures, strict=True):
+        part = table[table["failure"] == failure]
+        for model in models:
+            row = part[part["model"] == model]
+            interval_dots(ax, row, "share", np.array([models.index(model)] * len(row)), *look(model)[1:])
+        rows_axis(ax, [look(model).label for model in models])
+        ax.set_title(words(failure.removeprefix("error:")))
+        ax.set_xlabel("Share of answers")
+        share_axis(ax, "x")
+        ax.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
+    return figure
+
+
 def interval_dots(
     ax: Axes, table: pd.DataFrame, column: str, rows: np.ndarray, colour: str, marker: str, label: str | None = None
 ) -> None:

@@ -26,6 +26,8 @@ LENGTH_SHARE, WRITTEN_SHARE = 0.25, 0.5
 """Assumed: a trajectory's mean length as a share of agent.max_tokens, and the part of it that the model writes."""
 EVALUATED_MODELS = 3
 """The untrained model, the fine-tuned one and the reinforced one."""
+BUDGETED_MODELS = 2
+"""The fine-tuned model and the reinforced one answer under every budget."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +116,7 @@ class Plan:
 
     def stages(self, card: Card) -> list[Stage]:
         """Tokens and hours of the stages, on cards that this placement fits on."""
-        return [self._sft(card), self._rl(card), self._evaluate(card)]
+        return [self._sft(card), self._rl(card), self._asked(card, "evaluate"), self._asked(card, "length")]
 
     def _sft(self, card: Card) -> Stage:
         sft, ranks = self.traffic["sft"], self.config.placement.learner_ranks
@@ -128,10 +130,10 @@ class Plan:
         both = max(generating, learning) if placed.share == "apart" else generating + learning
         return Stage("rl", rl.tokens, both / 3600, both / 3600 * self.cards_needed)
 
-    def _evaluate(self, card: Card) -> Stage:
-        asked, placed = self.traffic["evaluate"], self.config.placement
+    def _asked(self, card: Card, name: str) -> Stage:
+        asked, placed = self.traffic[name], self.config.placement
         hours = self._serving_seconds(card, asked) / 3600
-        return Stage("evaluate", asked.tokens, hours, hours * placed.engines * placed.tensor_parallel)
+        return Stage(name, asked.tokens, hours, hours * placed.engines * placed.tensor_parallel)
 
     def _serving_seconds(self, card: Card, asked: Traffic) -> float:
         placed = self.config.placement
@@ -221,6 +223,9 @@ def _traffic(config: RunConfig, length: float, written: float) -> dict[str, Traf
     sampled = tasks * teacher.instances * teacher.samples_per_instance
     kept = tasks * teacher.instances * teacher.cap_per_instance * config.sft.epochs
     trained = rl.steps * rl.groups_per_step * rl.group_size
-    asked = tasks * config.evaluate.instances * config.evaluate.samples * EVALUATED_MODELS
-    counts = {"teacher": sampled, "sft": kept, "rl": trained, "evaluate": asked}
+    each = tasks * config.evaluate.samples
+    asked = each * config.evaluate.instances * EVALUATED_MODELS
+    doses = len(config.length.turns) + len(config.length.tokens)
+    again = each * min(config.length.instances, config.evaluate.instances) * doses * BUDGETED_MODELS
+    counts = {"teacher": sampled, "sft": kept, "rl": trained, "evaluate": asked, "length": again}
     return {name: Traffic(count, length, written) for name, count in counts.items()}

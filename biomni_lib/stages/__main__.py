@@ -161,7 +161,7 @@ def evaluate(
     models: Annotated[
         list[str],
         typer.Argument(
-            help="base, sft, rl, …: the run's; a model's folder; openai:MODEL or anthropic:MODEL. NAME= renames one."
+            help="base, sft, rl, rl@STEP, …: the run's; a folder; openai:MODEL or anthropic:MODEL. NAME= renames one."
         ),
     ],
     split: Annotated[str, typer.Option(help="heldout, dev, train, eval1 or lab-bench.")] = "heldout",
@@ -210,7 +210,9 @@ def viewer(
     seed: Seed = 0,
     runs_root: RunsRoot = "runs",
     changed: Settings = None,
-    source: Annotated[list[str] | None, typer.Option(help="evaluate, sft or rl; may be repeated.")] = None,
+    source: Annotated[
+        list[str] | None, typer.Option(help="evaluate, length, models, sft or rl; may be repeated.")
+    ] = None,
     task: Annotated[list[str] | None, typer.Option(help="A task's name; may be repeated.")] = None,
     model: Annotated[list[str] | None, typer.Option(help="A model, such as rl; may be repeated.")] = None,
 ) -> None:

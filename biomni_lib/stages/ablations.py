@@ -127,7 +127,7 @@ def draw(config: RunConfig) -> dict[str, Drawing]:
     named = curves.assign(changed=curves["ablation"].map({n: a.changed for n, a in ABLATIONS.items()}))
     title = "Mean score on development patients after a short RL run in which one thing was changed"
     made = [
-        Drawing.make("ablation-scores", figures.ablation_scores, table, title, note="1 seed"),
+        Drawing.make("ablation-scores", figures.ablation_scores, table, title),
         Drawing.make("ablation-curves", figures.ablation_curves, named, "Correctness of the trajectories trained on"),
     ]
     return save_drawings(made, paths(config).figures)

@@ -9,6 +9,7 @@ data to be apart from it; what a model from elsewhere was trained on is not know
 
 import asyncio
 import itertools
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from biomni_lib.config import RunConfig
 from biomni_lib.engines.api_clients import KEYS, Provider
 from biomni_lib.errors import ConfigError, DataError
 from biomni_lib.provenance import atomic_write, code_hash, run_lock
+from biomni_lib.rl.export import export_model
 from biomni_lib.sandbox import Environment, start_environment
 from biomni_lib.stages.audit import open_benchmark
 from biomni_lib.stages.build_data import first_of_each, load_instances, open_lake
@@ -38,6 +40,8 @@ TRAINING = ("sft", "rl")
 """Stages that make the run's models."""
 NEEDED = {"weights (*.safetensors)": "*.safetensors", "a tokenizer (tokenizer.json)": "tokenizer.json"}
 """What a model's folder must have beside its config.json, and the files that are it."""
+CHECKPOINT = re.compile(r"rl@(\d+)")
+"""Names the model after so many steps of RL."""
 CODE_LETTERS = 12
 
 
@@ -45,11 +49,13 @@ CODE_LETTERS = 12
 class Model:
     """A model to evaluate: `folder` of its weights and tokenizer, or `provider` and `model` of an endpoint.
 
-    `own`: whether this run trained it. `name` is what tables call it.
+    `own`: whether this run trained it. `name` is what tables call it. `weights` are those of a checkpoint, which are
+    put into `folder` before it is asked.
     """
 
     name: str
     folder: Path | None = None
+    weights: Path | None = None
     provider: Provider | None = None
     model: str = ""
     own: bool = False
@@ -72,8 +78,8 @@ def run(config: RunConfig, models: Sequence[str], *, split: str = "heldout", tas
     """Evaluate models on the first `evaluate.instances` questions of each task, `evaluate.samples` times each.
 
     Args:
-        models: each a model of the run (base, pretrained, sft, sft_best, rl), a model's folder, `openai:MODEL` or
-            `anthropic:MODEL`; NAME= before any of them renames it.
+        models: each a model of the run (base, pretrained, sft, sft_best, rl; rl@STEP for a checkpoint that is kept), a
+            model's folder, `openai:MODEL` or `anthropic:MODEL`; NAME= before any of them renames it.
         split: train, dev, heldout, eval1 or lab-bench. tasks: some of the split's; those of the run when none is named.
     Returns: what was found; the same is in the folder, with Parquet files of rows and trajectories.
     Raises: ConfigError for an unknown split or task or two models of one name; DataError for a model that is not there
@@ -83,7 +89,8 @@ def run(config: RunConfig, models: Sequence[str], *, split: str = "heldout", tas
     if not asked:
         raise ConfigError("no model to evaluate; name one, such as rl, a model's folder, or openai:MODEL")
     if twice := [name for name, count in Counter(model.name for model in asked).items() if count > 1]:
-        raise ConfigError(f"two models are called {twice[0]}; rename one: NAME={models[0]}")
+        *_, last = (text for text, model in zip(models, asked, strict=True) if model.name == twice[0])
+        raise ConfigError(f"two models are called {twice[0]}; rename one: OTHER={last.rpartition('=')[2]}")
     notes = faults(config, TRAINING) if any(model.own for model in asked) else []
     instances = choose(config, split, tasks)
     folder = paths(config).models / _selection(config, split, tasks)
@@ -99,6 +106,8 @@ def read_model(config: RunConfig, text: str) -> Model:
     provider, _, model = what.partition(":")
     if provider in KEYS and model:
         return Model(name or f"{provider}-{model.replace('/', '-')}", provider=provider, model=model)
+    if step := CHECKPOINT.fullmatch(what):
+        return _checkpoint(config, int(step[1]), name or what)
     here = paths(config)
     own = {
         "base": here.base,
@@ -115,9 +124,23 @@ def read_model(config: RunConfig, text: str) -> Model:
     if what in own:
         raise DataError(f"{folder}: no model {what}; run `make reproduce PRESET={config.preset}`")
     raise DataError(
-        f"model {what!r}: is no model of a run ({', '.join(own)}), no model's folder (with a config.json) and no "
-        f"endpoint's ({', '.join(f'{provider}:MODEL' for provider in KEYS)})"
+        f"model {what!r}: is no model of a run ({', '.join(own)}, rl@STEP), no model's folder (with a config.json) "
+        f"and no endpoint's ({', '.join(f'{provider}:MODEL' for provider in KEYS)})"
     )
+
+
+def _checkpoint(config: RunConfig, step: int, name: str) -> Model:
+    """The model after so many steps of RL. Raises: DataError when that checkpoint is not kept."""
+    here = paths(config)
+    kept = {int(folder.name.removeprefix("step-")): folder for folder in (here.rl / "checkpoints").glob("step-*")}
+    if step not in kept:
+        there = ", ".join(f"rl@{number}" for number in sorted(kept)) or "none"
+        raise DataError(
+            f"rl@{step}: {here.rl / 'checkpoints'} has no such checkpoint (there: {there}); RL writes one every "
+            "rl.checkpoint_every steps and keeps the last few"
+        )
+    weights = kept[step] / "model.safetensors"
+    return Model(name, folder=here.models / f"rl@{step}", weights=weights, own=True)
 
 
 def choose(config: RunConfig, split: str, tasks: Sequence[str] = ()) -> list[Instance]:
@@ -172,6 +195,10 @@ async def _evaluate_one(
     if model.provider is not None:
         return await evaluate_endpoint(config, model.name, model.provider, model.model, instances, sandbox, folder)
     assert model.folder is not None
+    if model.weights is not None:
+        card = f"A checkpoint of RL, preset {config.preset}, seed {config.seed}: for evaluation.\n"
+        sft, temperature = paths(config).sft_model, config.evaluate.temperature
+        export_model(model.weights, sft, model.folder, card=card, temperature=temperature)
     opened = OpenModel(config, model.folder, sandbox)
     try:
         key = key_of(config, *SETTINGS, files=[model.folder])

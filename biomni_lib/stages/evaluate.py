@@ -18,7 +18,7 @@ from biomni_lib.agent.chat import ChatRenderer
 from biomni_lib.agent.ledger import Trajectory
 from biomni_lib.agent.prompt import system_prompts
 from biomni_lib.agent.rollout import Budget, RolloutSettings, rollout
-from biomni_lib.analysis import difference_by_seed, score_table, summarize
+from biomni_lib.analysis import difference_by_seed, failure_endings, score_table, summarize
 from biomni_lib.config import RunConfig
 from biomni_lib.engines.base import over_losses
 from biomni_lib.engines.scripted import ScriptedEngine
@@ -170,14 +170,22 @@ def evaluated_rows(config: RunConfig) -> pd.DataFrame:
 def drawings(config: RunConfig) -> list[Drawing]:
     """The stage's figures, from the tables on disk."""
     draws: dict[str, Any] = {"draws": config.evaluate.bootstrap, "seed": config.seed}
-    scores = score_table(evaluate.load_rows([paths(config).evaluate]), **draws)
+    rows = evaluate.load_rows([paths(config).evaluate])
+    scores, failed = score_table(rows, **draws), failure_endings(rows, **draws)
     gains = difference_by_seed(pooled_rows(config), **draws)
     together = scores[scores["task"] == "all"]
     return [
         Drawing.make("headline", figures.headline, together, "Score on held-out patients, all tasks"),
         Drawing.make("score-by-task", figures.score_by_task, scores, "Score on held-out patients by task and model"),
         Drawing.make("seeds", figures.seed_differences, gains, "Gain of RL over SFT, seed by seed and pooled"),
+        *([endings_drawing(failed)] if len(failed) else []),
     ]
+
+
+def endings_drawing(table: pd.DataFrame) -> Drawing:
+    """How answers failed. Args: table, as `analysis.failure_endings` gives it, with a row at least."""
+    said = "How answers on held-out instances failed: with a wrong answer, or without one"
+    return Drawing.make("endings", figures.failure_endings, table, said, note="Ways that did not occur are not drawn")
 
 
 def draw(config: RunConfig) -> dict[str, Drawing]:

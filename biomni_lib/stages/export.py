@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from biomni_lib.config import RunConfig
-from biomni_lib.errors import RunError
+from biomni_lib.errors import DataError, RunError
 from biomni_lib.provenance import stage_state
 from biomni_lib.rl.checkpoints import last_checkpoint
 from biomni_lib.rl.export import export_model
@@ -31,6 +31,8 @@ def run(config: RunConfig, target: Path | None = None, *, checkpoint: bool = Fal
         if found is None:
             raise RunError(f"{here.rl / 'checkpoints'}: no checkpoint yet; wait for one, or run notebook 03_async_rl")
         weights, what = found.weights, f"after {found.step} of {config.rl.steps} steps of RL"
+    if not (here.sft_model / "config.json").is_file():
+        raise DataError(f"{here.sft_model}: no model that RL began with; run `make reproduce PRESET={config.preset}`")
     finished = not checkpoint and all(stage_state(config, stage) == "done" for stage in NEEDED)
     body = model_card(config, summary(config)) if finished else _unevaluated(config, what)
     parts = [_front(config), "", body.rstrip(), "", "## Serving it", "", *_serving(config, here.sft_model), ""]

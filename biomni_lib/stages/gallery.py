@@ -15,19 +15,18 @@ import pandas as pd
 
 from biomni_lib.analysis.tables import require
 from biomni_lib.errors import DataError
+from biomni_lib.figures.saving import counted, seeds_of
 from biomni_lib.provenance import atomic_write
 from biomni_lib.stages.citation import authors, bibtex, citation, cite_figure
 
 KINDS = ("pdf", "svg", "png", "csv")
 PAGE = "index.html"
-COUNTS = {"n": "instances", "instances": "instances", "sampled": "trajectories", "samples": "trajectories"}
-"""Column that counts what a point stands on, and what it counts; the first that a table has is told."""
 STYLE = """
 :root { color-scheme: light; }
 body { margin: 0 auto; max-width: 62rem; padding: 1.5rem; color: #1a1a1a; background: #fff;
   font: 16px/1.5 system-ui, "Liberation Sans", sans-serif; }
 h1 { font-size: 1.6rem; margin: 0 0 .3rem; } h2 { font-size: 1.1rem; margin: 0 0 .6rem; }
-nav ul { columns: 3 14rem; padding-left: 1.1rem; } nav { margin: 1rem 0 2rem; }
+nav ul { columns: 3 14rem; column-gap: 2.2rem; padding-left: 1.1rem; } nav { margin: 1rem 0 2rem; }
 article { border-top: 1px solid #d9d9d9; padding: 1.5rem 0; }
 img { width: 75%; height: auto; display: block; margin: 0 auto 1rem; }
 figcaption { color: #333; } figure { margin: 0; }
@@ -92,23 +91,13 @@ def facts(table: pd.DataFrame, said: str, seed: int) -> dict[str, str]:
         said: the caption, which names the interval where there is one.
         seed: of the run, for a table that does not speak of seeds.
     """
-    counted = next((column for column in COUNTS if column in table), None)
-    if counted:
-        n = f"{_span(table[counted])} {COUNTS[counted]} a point"
-    else:
-        n = f"{table['step'].nunique()} steps" if "step" in table else "not counted"
-    if "seeds" in table:
-        seeds = str(int(table["seeds"].max()))
-    elif "seed" in table:
-        seeds = str(len(set(table["seed"].astype(str)) - {"pooled"}))
-    else:
-        seeds = f"1 (seed {seed})"
+    seeds = seeds_of(table)
     interval = next((part for part in said.split(". ") if "interval" in part and "%" in part), None)
     drawn = {"ci_low", "ci_high"} <= set(table.columns)
     return {
         "points": str(len(table)),
-        "n": n,
-        "seeds": seeds,
+        "n": counted(table).removeprefix("n = ") or "not counted",
+        "seeds": f"1 (seed {seed})" if seeds is None else str(seeds),
         "interval": (interval or "from ci_low to ci_high of the CSV").rstrip(".") if drawn else "none drawn",
     }
 
@@ -172,8 +161,3 @@ def _picture(folder: Path, name: str) -> str:
     svg, png = ((folder / f"{name}.{kind}").read_bytes() for kind in ("svg", "png"))
     kind, content = ("svg+xml", svg) if len(svg) <= 2 * len(png) else ("png", png)
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
-
-
-def _span(counts: pd.Series) -> str:
-    low, high = int(counts.min()), int(counts.max())
-    return str(low) if low == high else f"{low} to {high}"

@@ -31,6 +31,7 @@ from biomni_lib.errors import DataError
 from biomni_lib.provenance import Manifest, atomic_write
 from biomni_lib.stages import budgets
 from biomni_lib.stages.drawings import Drawing, save_drawings
+from biomni_lib.stages.length_drawings import dose_drawing, odds_drawing
 from biomni_lib.stages.length_rows import (
     READ_FOR_LENGTH,
     answered_rows,
@@ -224,27 +225,6 @@ def training_drawing(config: RunConfig) -> Drawing:
     steps = "Each point is the mean over the batch of one learner step"
     table = metrics_table(config)
     return Drawing.make("response-length", figures.response_length, table, "Response length during RL", note=steps)
-
-
-def odds_drawing(table: pd.DataFrame) -> Drawing:
-    """The three readings of length against score, as far as they have an estimate.
-
-    Args:
-        table: as `length_odds` gives it.
-    Raises: DataError when no reading has one.
-    """
-    known = table.dropna(subset=["odds_ratio"])
-    said = "Odds ratio of a right answer for one 10% longer, by what is held fixed"
-    note = "Associations, not effects; what has no estimate is not drawn"
-    wald = "95% Wald intervals, clustered by instance"
-    return Drawing.make("length-odds", figures.length_odds, known, said, interval=wald, note=note)
-
-
-def dose_drawing(table: pd.DataFrame) -> Drawing:
-    """Answers under budgets. Args: table, as `dose_response` gives it."""
-    said = "Right answers, and answers that did not come when told to, by budget"
-    note = "The models never met the notice in training; `none` is the evaluation without a budget"
-    return Drawing.make("dose-response", figures.dose_response, table, said, note=note)
 
 
 def draw(config: RunConfig) -> dict[str, Drawing]:

@@ -6,17 +6,19 @@ from pathlib import Path
 from biomni_lib.config import RunConfig, project_root
 from biomni_lib.errors import DataError
 from biomni_lib.provenance import atomic_write
+from biomni_lib.stages import budgets
 from biomni_lib.stages.cards import data_card, data_card_file, model_card, model_card_file
 from biomni_lib.stages.drawings import save_drawings
 from biomni_lib.stages.evaluate import drawings
 from biomni_lib.stages.gallery import write_gallery
 from biomni_lib.stages.paths import paths
-from biomni_lib.stages.results import FROM_RUN, figures_dir, summary_file
+from biomni_lib.stages.results import FROM_RUN, figures_dir, publish_budgets, summary_file
 from biomni_lib.stages.summary import summary, with_results
 
 
 def publish(config: RunConfig) -> list[Path]:
-    """Write the summary, the figures that readers are shown, their gallery and both cards to `results/`.
+    """Write the summary, the answers under budgets, the figures that readers are shown, their gallery and both cards to
+    `results/`.
 
     Returns: the files. Raises: RunError when a stage has not finished, DataError when a figure of the run is not whole.
     """
@@ -26,6 +28,7 @@ def publish(config: RunConfig) -> list[Path]:
         data_card_file(config): data_card(config),
     }
     atomic_write(summary_file(config), json.dumps(found, indent=1) + "\n")
+    answers = _answers_under_budgets(config)
     folder = figures_dir(config)
     save_drawings(drawings(config), folder)
     for name in FROM_RUN:
@@ -35,7 +38,15 @@ def publish(config: RunConfig) -> list[Path]:
         atomic_write(file, text)
     readme = project_root() / "README.md"
     atomic_write(readme, with_results(readme.read_text(encoding="utf-8"), found))
-    return [summary_file(config), readme, *written, *sorted(folder.iterdir())]
+    return [summary_file(config), *answers, readme, *written, *sorted(folder.iterdir())]
+
+
+def _answers_under_budgets(config: RunConfig) -> list[Path]:
+    """Publish them where the run has them."""
+    if not budgets.budgets_file(config).is_file():
+        print("answers under budgets not published: the run has none (notebook 05_length_vs_score)")
+        return []
+    return [publish_budgets(config, budgets.budget_rows(config))]
 
 
 def _take_over(source: Path, folder: Path, name: str) -> None:

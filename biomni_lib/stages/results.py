@@ -1,7 +1,8 @@
 """The published results: a small folder beside the code, committed, so that a reader has them without a run.
 
 `summary-PRESET.json` is one run's summary, `seeds-PRESET.parquet` the evaluated rows of several seeds,
-`ablations-PRESET.parquet` and `ablation-curves-PRESET.parquet` what `make ablations` found.
+`ablations-PRESET.parquet` and `ablation-curves-PRESET.parquet` what `make ablations` found, and
+`budgets-PRESET.parquet` the answers under budgets of the summary's run.
 """
 
 import json
@@ -13,6 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from biomni_lib.analysis.budgets import ASKED
 from biomni_lib.config import RunConfig, project_root
 from biomni_lib.errors import DataError
 from biomni_lib.evaluate import ROWS, load_rows, read_rows
@@ -96,6 +98,17 @@ def ablation_files(config: RunConfig) -> tuple[Path, Path]:
     """The published table and curves of a preset's ablations."""
     names = (f"ablations-{config.preset}.parquet", f"ablation-curves-{config.preset}.parquet")
     return (results_dir() / names[0], results_dir() / names[1])
+
+
+def publish_budgets(config: RunConfig, rows: pd.DataFrame) -> Path:
+    """Write the answers under budgets of one run, with what `analysis.dose_response` reads of them."""
+    _write(config, budgets_file(config), pa.Table.from_pandas(rows[ASKED], preserve_index=False))
+    return budgets_file(config)
+
+
+def budgets_file(config: RunConfig) -> Path:
+    """The published answers under budgets of a preset."""
+    return results_dir() / f"budgets-{config.preset}.parquet"
 
 
 def _write(config: RunConfig, file: Path, table: pa.Table) -> None:

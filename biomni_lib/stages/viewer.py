@@ -1,6 +1,7 @@
 """Every trajectory that a run recorded, as one page to look at, and two of one question for a notebook.
 
-Whole trajectories are those of the evaluation, of the scripted teacher, and of the steps of RL whose ledgers were kept.
+Whole trajectories are those of the evaluation, of the answers under budgets (`length`), of any model that was asked
+(`models`), of the scripted teacher, and of the steps of RL whose ledgers were kept.
 A run that is unfinished is shown as far as it is, which the page says; a folder that another preset made is refused.
 """
 
@@ -119,8 +120,9 @@ def recorded(config: RunConfig, report: Report, notes: list[str]) -> list[Entry]
     """
     here = paths(config)
     steps = sorted((here.rl / "ledgers").glob("step-*.parquet"))
-    evaluated = sorted(here.evaluate.glob(f"*{TRAJECTORIES}"))
-    parts = [(f"evaluate/{path.name.removesuffix(TRAJECTORIES)}", path) for path in evaluated]
+    answered = [path for folder in (here.length, here.models) for path in sorted(folder.glob(f"*/*{TRAJECTORIES}"))]
+    answered = [*sorted(here.evaluate.glob(f"*{TRAJECTORIES}")), *answered]
+    parts = [(str(path.relative_to(here.run_dir)).removesuffix(TRAJECTORIES), path) for path in answered]
     parts += [(f"sft/{path.stem}", path) for path in (here.teacher, here.teacher_best) if path.is_file()]
     parts += [(f"rl/{path.stem}", path) for path in steps]
     lacking = set(STAGES) - {source.partition("/")[0] for source, _ in parts}
@@ -146,8 +148,8 @@ def _entries(config: RunConfig, source: str, path: Path, notes: list[str]) -> li
     keys = [(t.task, t.instance_id, t.sample) for t in trajectories]
     scores: dict[Any, float] = {}
     accepted: set[Any] | None = None
-    if source.startswith("evaluate/"):
-        scores = _scores(config, source.removeprefix("evaluate/"), keys, notes)
+    if path.name.endswith(TRAJECTORIES):
+        scores = _scores(path, keys, notes)
     elif path == paths(config).teacher and paths(config).accepted.is_file():
         accepted = set(_columns(paths(config).accepted, "task", "instance_id", "sample"))
     return [
@@ -156,9 +158,10 @@ def _entries(config: RunConfig, source: str, path: Path, notes: list[str]) -> li
     ]
 
 
-def _scores(config: RunConfig, model: str, keys: Sequence[Any], notes: list[str]) -> dict[Any, float]:
+def _scores(trajectories: Path, keys: Sequence[Any], notes: list[str]) -> dict[Any, float]:
     """Score by (task, instance, sample) of the model's rows; empty, with a note, when they are not of these."""
-    path = evaluate.rows_file(paths(config).evaluate, model)
+    model = trajectories.name.removesuffix(TRAJECTORIES)
+    path = evaluate.rows_file(trajectories.parent, model)
     rows = _columns(path, "task", "instance_id", "sample", "score") if path.is_file() else []
     scores = {key: score for *key_parts, score in rows if (key := tuple(key_parts))}
     if scores.keys() == set(keys):

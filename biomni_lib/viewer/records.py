@@ -25,8 +25,9 @@ _STEP = re.compile(r"step-(\d+)")
 class Entry:
     """A trajectory, and where it was recorded.
 
-    `source` is the part of the run, such as evaluate/rl, sft/teacher or rl/step-00029. `score` is the benchmark's grade
-    where a row recorded it. `accepted` says of a teacher's trajectory whether SFT learned from it, None of others.
+    `source` is the part of the run, such as evaluate/rl, length/turns-1/rl, sft/teacher or rl/step-00029. `score` is
+    the benchmark's grade where a row recorded it. `accepted` says of a teacher's trajectory whether SFT learned from
+    it, None of others.
     """
 
     trajectory: Trajectory
@@ -53,7 +54,7 @@ def select(
     """The entries of some sources, tasks and models; all where none is named.
 
     Args:
-        sources: evaluate, sft or rl, or a whole one such as evaluate/rl.
+        sources: evaluate, length, models, sft or rl, or a whole one such as evaluate/rl.
     Raises: DataError that names what no entry has, and what there is; or that the choice together leaves nothing.
     """
     wanted = {"source": set(sources), "task": set(tasks), "model": set(models)}

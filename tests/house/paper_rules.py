@@ -49,7 +49,9 @@ def unread_works(bibliography: str, source: str) -> Iterator[str]:
                 yield f"{key}: no field {field}"
         if not any(re.search(rf"(?m)^\s*{field} = ", fields) for field in IDENTIFIERS):
             yield f"{key}: no {' or '.join(IDENTIFIERS)}"
-    cited = {key for key in re.findall(r"@([a-z][\w-]*)", source) if not key.startswith(("tab-", "fig-", "eq-"))}
+    cited = {
+        key for key in re.findall(r"@([a-z][\w-]*)", source) if not key.startswith(("tab-", "fig-", "sec-", "eq-"))
+    }
     yield from (f"{key}: cited, and not in the bibliography" for key in sorted(cited - set(entries)))
     yield from (f"{key}: in the bibliography, and never cited" for key in sorted(set(entries) - cited))
 

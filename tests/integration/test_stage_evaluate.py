@@ -108,7 +108,8 @@ def test_both_stages_are_recorded_and_their_figures_drawn(finished):
     config, _ = finished
     assert stage_done(config, "evaluate") and stage_done(config, "length_vs_score")
     assert set(read_manifest(config, "evaluate").results["tasks"]["all"]) == HEURISTICS | MODELS
-    drawn = {"headline", "score-by-task", "seeds", "length-vs-score", "response-length", "length-odds", "dose-response"}
+    drawn = {"headline", "score-by-task", "seeds", "endings"}
+    drawn |= {"length-vs-score", "response-length", "length-odds", "dose-response"}
     kinds = ("pdf", "svg", "png", "csv", "txt")
     assert {f"{name}.{kind}" for name in drawn for kind in kinds} == {p.name for p in paths(config).figures.iterdir()}
 
@@ -276,6 +277,17 @@ def test_any_model_is_asked_the_same_and_compared(copied, tmp_path, monkeypatch)
     assert anew.differences is None
 
 
+def test_a_checkpoint_of_rl_that_is_kept_is_asked_by_its_step(copied):
+    here, config = paths(copied), sampled(copied, 1, 2)
+    (here.rl / "checkpoints" / "step-00020").mkdir(parents=True)
+    shutil.copyfile(here.rl_model / "model.safetensors", here.rl / "checkpoints" / "step-00020" / "model.safetensors")
+    rows = any_model.run(config, ["rl@20", "rl"]).rows
+    parts = [rows[rows["model"] == m].drop(columns=["model", *TIMES]).reset_index(drop=True) for m in ("rl@20", "rl")]
+    pd.testing.assert_frame_equal(*parts)  # the same weights
+    with pytest.raises(DataError, match=r"rl@25: .*rl.checkpoints has no such checkpoint \(there: rl@20\)"):
+        any_model.run(config, ["rl@25"])
+
+
 def test_a_task_that_the_run_does_not_train_on_is_asked_too(copied):
     found = any_model.run(sampled(copied, 1, 2), ["named=rl"], tasks=["crispr_delivery"])
     assert found.rows[["task", "model"]].drop_duplicates().to_numpy().tolist() == [["crispr_delivery", "named"]]
@@ -303,7 +315,7 @@ def test_a_wrong_choice_of_models_or_questions_is_named(copied, tmp_path):
         r"model 'qwen': is no model of a run .+ no model's folder .+openai:MODEL": (["qwen"], {}),
         r"sft/pretrained: no model pretrained; run `make reproduce PRESET=smoke`": (["pretrained"], {}),
         r"hollow: a model's folder without weights .+ and a tokenizer": ([str(tmp_path / "hollow")], {}),
-        r"two models are called rl; rename one: NAME=": (["rl", "rl=sft"], {}),
+        r"two models are called rl; rename one: OTHER=sft$": (["base", "rl", "rl=sft"], {}),
         r"split = 'test': unknown split; allowed: train, dev, heldout, eval1, lab-bench": (["rl"], {"split": "test"}),
         r"task = 'surgery': unknown task; allowed: rare_disease": (["rl"], {"tasks": ["surgery"]}),
         r"lab-bench is not at hand; download": (["rl"], {"split": "lab-bench"}),

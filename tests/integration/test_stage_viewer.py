@@ -19,13 +19,13 @@ from biomni_lib.stages.paths import paths
 from tests.toy_trajectories import data_of, question, rolled
 
 
-def write_rows(config, model, trajectories):
+def write_rows(config, model, trajectories, folder=None):
     rows = [
         dict.fromkeys(ROWS.names)
         | {"task": t.task, "instance_id": t.instance_id, "sample": t.sample, "model": model, "score": 0.25}
         for t in trajectories
     ]
-    pq.write_table(pa.Table.from_pylist(rows, schema=ROWS), rows_file(paths(config).evaluate, model))
+    pq.write_table(pa.Table.from_pylist(rows, schema=ROWS), rows_file(folder or paths(config).evaluate, model))
 
 
 @pytest.fixture
@@ -77,6 +77,20 @@ def test_everything_recorded_is_in_the_page(run):
     assert "You are a biomedical agent" in data["index"]["systems"]["toy"]
     assert data["index"]["about"]["notes"] == []
     assert told[-1].startswith(f"{paths(run).viewer}: 8 trajectories")
+
+
+def test_answers_under_budgets_and_of_any_model_are_in_the_page(run):
+    here = paths(run)
+    for folder, model in ((here.length / "turns-1", "rl"), (here.models / "dev-3x1", "qwen")):
+        made_there = [rolled(0, model)]
+        save_trajectories(trajectories_file(folder, model), made_there)
+        write_rows(run, model, made_there, folder)
+    data, told = made(run, sources=["length", "models"])
+    assert data["index"]["rows"]["id"] == [
+        "length/turns-1/rl/toy/toy-heldout-0/0",
+        "models/dev-3x1/qwen/toy/toy-heldout-0/0",
+    ]
+    assert data["index"]["rows"]["score"] == [0.25, 0.25] and data["index"]["about"]["notes"] == []
 
 
 def test_the_same_run_gives_the_same_bytes(run):

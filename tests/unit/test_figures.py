@@ -9,6 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from biomni_lib import figures
 from biomni_lib.errors import DataError
+from biomni_lib.figures.style import BLUE
 
 TASKS = ("rare_disease_diagnosis", "patient_gene_detection")
 STEPS = np.arange(30)
@@ -76,6 +77,14 @@ ODDS = with_interval(
     ),
     "odds_ratio",
 )
+ENDINGS = with_interval(
+    pd.DataFrame(
+        {"model": m, "failure": f, "share": 0.5, "n": 90, "seeds": 3}
+        for m in ("base", "sft", "teacher_best")
+        for f in ("wrong answer", "error:malformed_turn", "gave_up", "token_limit", "timeout")
+    ),
+    "share",
+)
 DOSES = pd.DataFrame(
     [
         {"model": m, "unit": unit, "budget": budget, "right": 0.3 + 0.1 * i, "ci_low": 0.2, "ci_high": 0.8}
@@ -137,6 +146,7 @@ FIGURES = {
     "acceptance_by_strategy": (figures.acceptance_by_strategy, ACCEPTANCE, "accepted"),
     "seed_differences": (figures.seed_differences, DIFFERENCES, "difference"),
     "length_vs_score": (figures.length_vs_score, CURVE, "length_mean"),
+    "failure_endings": (figures.failure_endings, ENDINGS, "share"),
     "length_odds": (figures.length_odds, ODDS, "adjusted"),
     "dose_response": (figures.dose_response, DOSES, "truncated_high"),
 }
@@ -198,6 +208,20 @@ def test_the_answers_without_a_budget_stand_apart_at_the_right():
     assert len(joined) == 2 and all(np.round(x).tolist() == [0, 1, 2] for x in joined)
 
 
+def test_odds_lie_on_a_logarithmic_axis_around_1_and_what_goes_beyond_it_has_an_arrowhead():
+    wide = ODDS.assign(ci_low=0.01, ci_high=np.where(ODDS["adjusted"], 1.5, 50.0))
+    figure = figures.length_odds(wide)
+    for ax in figure.axes:
+        low, high = ax.get_xlim()
+        assert ax.get_xscale() == "log" and low * high == pytest.approx(1) and high >= wide["odds_ratio"].max()
+        assert 1 in ax.get_xticks() and len(ax.get_xticks()) >= 3
+        heads = {line.get_marker(): len(line.get_xdata()) for line in ax.lines if line.get_color() == BLUE}
+        assert heads["<"] == heads["o"] and heads[">"] == heads["o"]
+        assert not any(
+            len(line.get_xdata()) for line in ax.lines if line.get_marker() == ">" and line.get_color() != BLUE
+        )
+
+
 def test_saved_files_are_what_the_entry_says(tmp_path):
     entry = figures.save_figure(figures.headline(SCORES), "headline", SCORES, tmp_path)
     assert list(entry) == ["headline.pdf", "headline.svg", "headline.png", "headline.csv"]
@@ -238,7 +262,9 @@ def test_caption_says_what_the_figure_stands_on():
         "Score by task. n = 300 instances a point. 3 seeds. 95% bootstrap intervals over instances. "
         "Heuristics read the prompt alone."
     )
-    assert figures.caption("Length in training.", METRICS) == "Length in training. 2 seeds."
+    steps = METRICS["step"].nunique()
+    assert figures.caption("Length in training.", METRICS) == f"Length in training. {steps} steps. 2 seeds."
+    assert figures.caption("Loss", METRICS[["reward/format"]]) == "Loss. 1 seed."
     assert "3 seeds" in figures.caption("Gain", DIFFERENCES)
     with pytest.raises(DataError, match="figure caption: no rows"):
         figures.caption("Nothing", SCORES.iloc[:0])

@@ -103,6 +103,15 @@ def test_hours_follow_tokens_and_cards(gpu_8b: Plan) -> None:
     assert rl.gpu_hours == pytest.approx(16 * rl.hours)
 
 
+def test_answers_under_budgets_are_counted(gpu_8b: Plan) -> None:
+    tasks, samples = len(gpu_8b.config.data.tasks), gpu_8b.config.evaluate.samples
+    budgets, models = 5 + 5, 2
+    assert gpu_8b.traffic["length"].trajectories == tasks * samples * 40 * budgets * models
+    one = planned(load_config("gpu-8b", length={"turns": (2,), "tokens": (), "instances": 10**6}))
+    assert one.traffic["length"].trajectories == tasks * samples * one.config.evaluate.instances * models
+    assert one.stages(H100)[-1].hours < gpu_8b.stages(H100)[-1].hours * one.config.evaluate.instances / 40
+
+
 def test_what_is_told(gpu_8b: Plan) -> None:
     told = tell(gpu_8b, (H100, 1), 1.0)
     parts = [

@@ -65,3 +65,5 @@ def test_the_command_exports_a_trained_model(trained: RunConfig) -> None:
 def test_a_run_without_a_checkpoint_says_so(config: RunConfig) -> None:
     with pytest.raises(RunError, match="no checkpoint yet"):
         export.run(config, checkpoint=True)
+    with pytest.raises(DataError, match="sft/model: no model that RL began with; run `make reproduce PRESET=smoke`"):
+        export.run(config)

@@ -8,9 +8,11 @@ import pandas as pd
 import pytest
 
 from biomni_lib import figures
+from biomni_lib.analysis.budgets import ASKED
 from biomni_lib.errors import DataError, RunError
+from biomni_lib.evaluate import rows_file
 from biomni_lib.provenance import write_manifest
-from biomni_lib.stages import cards, citation, gallery, pages, paper, publication, results, summary, verify
+from biomni_lib.stages import budgets, cards, citation, gallery, pages, paper, publication, results, summary, verify
 from biomni_lib.stages.drawings import Drawing, save_drawings
 from biomni_lib.stages.paths import paths
 from tests.toy_results import save_evaluation
@@ -138,6 +140,23 @@ def test_figures_of_the_run_are_published_with_it_and_refused_in_part(run, folde
     (paths(run).figures / "rl-learning-curves.csv").unlink()
     with pytest.raises(DataError, match=r"rl-learning-curves.csv is missing beside its figure"):
         publication.publish(run)
+
+
+def test_answers_under_budgets_are_published_with_the_run_that_has_them(run, tmp_path, capsys):
+    file = tmp_path / "results" / "budgets-smoke.parquet"
+    assert file not in publication.publish(run)
+    assert "answers under budgets not published: the run has none" in capsys.readouterr().out
+    free = pd.read_parquet(rows_file(paths(run).evaluate, "rl"))
+    parts = [free.assign(unit=unit, budget=float(size), told=True) for unit, size in budgets.doses(run)]
+    parts.append(free.assign(unit="none", budget=float("nan"), told=False))
+    paths(run).length.mkdir(parents=True)
+    pd.concat(parts).to_parquet(budgets.budgets_file(run))
+    assert file in publication.publish(run)
+    first, kept = file.read_bytes(), pd.read_parquet(file)
+    assert list(kept.columns) == ASKED and len(kept) == len(parts) * len(free)
+    assert results.made_with(file)["length.turns"] == list(run.length.turns)
+    publication.publish(run)
+    assert file.read_bytes() == first
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from biomni_lib.stages.paper.numbers import numbers, title, verdict
 from biomni_lib.stages.paper.published import read_bench, read_published
 from biomni_lib.stages.paper.tables import escaped, latex_tables, tabular
 from tests.house import paper_rules
-from tests.toy_results import INSTANCES, PAGE, RIGHT, TASKS, publish_toy, publish_toy_ablations
+from tests.toy_results import INSTANCES, PAGE, RIGHT, TASKS, publish_toy, publish_toy_ablations, publish_toy_budgets
 
 typst = pytest.mark.skipif(not typesetting.available(), reason="the package typst is not installed")
 
@@ -98,9 +98,10 @@ def test_the_article_stands_in_columns_of_its_own_and_unknown_cells_are_empty(qu
 def test_what_is_not_published_is_named_and_left_out(quick, make_config, folder):
     publish_toy(quick)
     n = found(quick)
-    assert n["ablations"] is None and n["bench"] is None and len(n["missing"]) == 3
+    assert n["ablations"] is None and n["bench"] is None and n["budgets"] is None and len(n["missing"]) == 4
     (folder / "bench-smoke.md").write_text(PAGE)
     publish_toy_ablations(quick)
+    publish_toy_budgets(quick)
     n = found(quick)
     assert [row["apart"] for row in n["ablations"]["rows"]] == [False, True] and n["ablations"]["steps"] == 3
     assert [row["key"] for row in n["bench"]["rows"]] == ["sandbox.start_vs_fork", "learner.peak_gb"]
@@ -108,6 +109,31 @@ def test_what_is_not_published_is_named_and_left_out(quick, make_config, folder)
     publish_toy_ablations(make_config(evaluate={"bootstrap": 200}, rl={"learning_rate": 0.5}))
     missing = " ".join(found(quick)["missing"])
     assert "ablations were made with other settings" in missing and "rl.learning_rate 0.5 there" in missing
+    publish_toy_budgets(make_config(evaluate={"bootstrap": 200}, length={"turns": (1,)}))
+    assert "under budgets were made with other settings and are left out (length.turns [1] there" in " ".join(
+        found(quick)["missing"]
+    )
+
+
+def test_answers_under_budgets_stand_beside_those_without_and_are_of_one_version(quick):
+    publish_toy(quick)
+    publish_toy_budgets(quick)
+    budgets = found(quick)["budgets"]
+    assert (budgets["n"], budgets["seeds"], budgets["verdicts"]) == (INSTANCES * len(TASKS), 1, ["below"])
+    for model in budgets["models"]:
+        (dose,), right = model["doses"], RIGHT[model["name"]]
+        assert model["free"]["right"] == right / INSTANCES and model["free"]["truncated"] == 0
+        assert dose["right"] == (right / 4) / INSTANCES and dose["truncated"] == 1 / INSTANCES
+        assert dose["effect"]["difference"] == pytest.approx(-0.75 * right / INSTANCES)
+    file = publish_toy_budgets(quick, seed=1)
+    file.rename(file.with_suffix(".other"))
+    publish_toy(quick, right={**RIGHT, "rl": 30})
+    file.with_suffix(".other").rename(file)
+    with pytest.raises(DataError, match="budgets-smoke.parquet and seeds-smoke.parquet are of two versions"):
+        found(quick)
+    file.write_bytes(b"PAR1 no table")
+    with pytest.raises(DataError, match=r"budgets-smoke.parquet: cannot be read"):
+        found(quick)
 
 
 def test_bad_published_results_are_named(quick, make_config, folder):
@@ -173,10 +199,13 @@ def test_latex_tables_have_the_numbers_and_escape_text(quick, folder):
     publish_toy(quick)
     (folder / "bench-smoke.md").write_text(PAGE)
     publish_toy_ablations(quick)
+    publish_toy_budgets(quick)
     tables = latex_tables(found(quick))
     assert set(tables) == {
         f"{name}.tex"
-        for name in ("scores", "seeds", "targets", "comparisons", "tasks-against-models", "ablations", "bench")
+        for name in (
+            *("scores", "seeds", "targets", "comparisons", "tasks-against-models", "ablations", "budgets", "bench"),
+        )
     }
     assert r"all & Overlap & 0.900 & " in tables["scores.tex"] and r"sandbox.start\_vs\_fork" in tables["bench.tex"]
     assert r"Nothing & 0.800 & 0.700 to 0.900 & 1.000 & 100 \\" in tables["ablations.tex"]
@@ -193,11 +222,12 @@ def test_the_paper_compiles_to_the_same_bytes_with_everything_beside_it(quick, f
     publish_toy(quick)
     (folder / "bench-smoke.md").write_text(PAGE)
     publish_toy_ablations(quick)
+    publish_toy_budgets(quick)
     pdf = paper.run(quick)
     first = hashlib.sha256(pdf.read_bytes()).hexdigest()
     assert pdf.read_bytes().startswith(b"%PDF-") and pdf == quick.run_dir / "paper" / "paper.pdf"
     names = {file.name for file in (pdf.parent / "figures").iterdir()}
-    for name in ("headline", "score-by-task", "seeds", "length-vs-score", "ablations"):
+    for name in ("headline", "score-by-task", "seeds", "endings", "length-vs-score", "dose-response", "ablations"):
         assert {f"{name}.{kind}" for kind in ("pdf", "svg", "png", "csv", "txt")} <= names
     assert (pdf.parent / "tables" / "scores.tex").is_file()
     assert "not in the paper: The figure rl-learning-curves" in capsys.readouterr().out

@@ -14,12 +14,20 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from biomni_lib import figures
-from biomni_lib.analysis import binned_curve, difference_by_seed, score_table
+from biomni_lib.analysis import (
+    binned_curve,
+    difference_by_seed,
+    dose_response,
+    failure_endings,
+    length_odds,
+    score_table,
+)
 from biomni_lib.config import RunConfig, project_root
 from biomni_lib.errors import DataError
 from biomni_lib.figures.saving import BOOTSTRAP_INTERVAL
 from biomni_lib.provenance import atomic_write
 from biomni_lib.stages.drawings import Drawing, save_drawings
+from biomni_lib.stages.length_drawings import dose_drawing, odds_drawing
 from biomni_lib.stages.paper.numbers import READ_FOR_LENGTH, numbers
 from biomni_lib.stages.paper.published import Published, read_published
 from biomni_lib.stages.paper.tables import latex_tables
@@ -124,9 +132,17 @@ def _drawings(config: RunConfig, published: Published, scores: pd.DataFrame) -> 
     note = f"Bins of equal counts, those of fewer than {BIN_MIN} answers left out; truncated answers included"
     if not curve.empty:
         yield drawing("length-vs-score", figures.length_vs_score, curve, "Correctness by response length", note)
+    failed = failure_endings(rows, draws=draws)
+    if len(failed):
+        yield drawing("endings", figures.failure_endings, failed, "How answers on held-out instances failed")
+    odds = length_odds(rows[rows["model"].isin(READ_FOR_LENGTH)])
+    if odds["odds_ratio"].notna().any():
+        yield odds_drawing(odds)
+    if published.budgets is not None:
+        yield dose_drawing(dose_response(published.budgets, draws=draws))
     if published.ablations is not None:
         said = "Mean score after a short RL run in which one thing was changed"
-        yield Drawing.make("ablations", figures.ablation_scores, published.ablations[0], said, note="1 seed")
+        yield Drawing.make("ablations", figures.ablation_scores, published.ablations[0], said)
 
 
 def _copied(published: Published, folder: Path) -> dict[str, str]:

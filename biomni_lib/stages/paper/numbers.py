@@ -16,13 +16,17 @@ from biomni_lib.analysis import (
     across_strata,
     article_scores,
     association,
+    budget_effects,
     check_targets,
     compare_models,
+    dose_response,
+    length_odds,
     seed_table,
     tasks_against_models,
     within_instance,
 )
 from biomni_lib.analysis.article import PUBLISHED
+from biomni_lib.analysis.odds import PER
 from biomni_lib.config import RunConfig, recipe_names
 from biomni_lib.errors import DataError
 from biomni_lib.figures.style import look, model_order, words
@@ -94,6 +98,7 @@ def numbers(config: RunConfig, published: Published, scores: pd.DataFrame) -> di
             "length": _length(rows, draws),
             "article": _article(scores),
             "ablations": _ablations(published),
+            "budgets": None if published.budgets is None else _budgets(published.budgets, draws),
             "bench": published.bench,
             "seconds": {**published.summary["seconds"], "all": sum(published.summary["seconds"].values())},
             "missing": published.missing,
@@ -153,7 +158,12 @@ def _length(rows: pd.DataFrame, draws: int) -> dict[str, Any]:
         same = within_instance(read, draws=draws)
     except DataError:
         same = pd.DataFrame()
+    odds = length_odds(read).dropna(subset=["odds_ratio"]).query("adjusted").to_dict("records")
+    story = model_order([row["model"] for row in odds])
+    odds.sort(key=lambda row: story.index(row["model"]))
     return {
+        "odds": [{**row, "label": look(row["model"]).label} for row in odds],
+        "longer_percent": round(100 * (PER - 1)),
         "within_task": [_said(row) for row in within.to_dict("records")],
         "over_tasks": [_said(row) for row in across.to_dict("records")],
         "reverses": bool(across["reverses"].any()),
@@ -161,6 +171,27 @@ def _length(rows: pd.DataFrame, draws: int) -> dict[str, Any]:
         "truncated": truncated.to_dict(),
         "verdicts": sorted({_said(row)["verdict"] for row in within.to_dict("records")}),
     }
+
+
+def _budgets(rows: pd.DataFrame, draws: int) -> dict[str, Any]:
+    """Answers under budgets: of each model every dose, and its difference from no budget over all tasks."""
+    doses = dose_response(rows, draws=draws)
+    effects = budget_effects(rows, draws=draws).query("task == 'all'")
+    changed = {(row["model"], row["unit"], row["budget"]): row for row in effects.to_dict("records")}
+    models = []
+    for name in model_order(list(pd.unique(doses["model"]))):
+        of_model = doses[doses["model"] == name]
+        bounded = of_model.dropna(subset=["budget"]).to_dict("records")
+        for row in bounded:
+            effect = changed[name, row["unit"], row["budget"]]
+            row["effect"] = effect | {"verdict": verdict(effect["ci_low"], effect["ci_high"])}
+        free = of_model[of_model["budget"].isna()].iloc[0]
+        silent = [row for row in bounded if row["truncated"] > 0]
+        known = {"name": name, "label": look(name).label, "free": free.to_dict()}
+        models.append({**known, "doses": bounded, "silent": silent})
+    verdicts = {dose["effect"]["verdict"] for model in models for dose in model["doses"]}
+    counts = {"n": doses["instances"].max(), "seeds": doses["seeds"].max()}
+    return {"models": models, **counts, "verdicts": sorted(verdicts)}
 
 
 def _said(row: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """What `results/` holds for a preset, read once and checked to be of one version: what the paper stands on.
 
-The summary and the rows of the seeds must be there; ablations, benchmarks and figures of training may be missing, which
-the paper then says. A published part that was made with other settings than the rest is left out and named.
+The summary and the rows of the seeds must be there; ablations, answers under budgets, benchmarks and figures of
+training may be missing, which the paper then says. A published part that was made with other settings than the rest is
+left out and named.
 """
 
 import json
@@ -13,6 +14,8 @@ from typing import Any
 import pandas as pd
 
 from biomni_lib.analysis import score_table
+from biomni_lib.analysis.bootstrap import INSTANCE
+from biomni_lib.analysis.budgets import ASKED, FREE
 from biomni_lib.analysis.tables import require
 from biomni_lib.config import RunConfig
 from biomni_lib.errors import DataError
@@ -32,6 +35,7 @@ class Published:
         summary: `summary-PRESET.json`. summary_seed: the seed whose rows it summarises.
         rows: evaluated rows of all seeds. settings: what made them, by dotted name.
         ablations: the table and the curves, or None.
+        budgets: answers under budgets, as `analysis.dose_response` reads them, or None.
         bench: as `read_bench` gives it, or None.
         figures: files by name of those that only a run can draw.
         missing: what is not there or was left out, a sentence each.
@@ -42,6 +46,7 @@ class Published:
     rows: pd.DataFrame
     settings: dict[str, Any]
     ablations: tuple[pd.DataFrame, pd.DataFrame] | None
+    budgets: pd.DataFrame | None
     bench: dict[str, Any] | None
     figures: dict[str, Path]
     missing: list[str] = field(default_factory=list)
@@ -61,6 +66,7 @@ def read_published(config: RunConfig) -> Published:
         rows=rows,
         settings=settings,
         ablations=_ablations(config, missing),
+        budgets=_budgets(config, rows, missing),
         bench=_bench(config, missing),
         figures=_figures(config, missing),
         missing=missing,
@@ -168,6 +174,30 @@ def _ablations(config: RunConfig, missing: list[str]) -> tuple[pd.DataFrame, pd.
         return None
     table, curves = (pd.read_parquet(file) for file in files)
     return require(table, ["changed", "score", "ci_low", "ci_high", "format", "n"], str(files[0])), curves
+
+
+def _budgets(config: RunConfig, rows: pd.DataFrame, missing: list[str]) -> pd.DataFrame | None:
+    """Raises: DataError when the answers without a budget are not those of the seeds' rows: two versions are mixed."""
+    file = results.budgets_file(config)
+    if not file.is_file():
+        missing.append("No answers under budgets were published for this preset.")
+        return None
+    try:
+        found = require(pd.read_parquet(file), ASKED, str(file))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file}: cannot be read ({type(error).__name__}); restore it from the repository") from None
+    if changed := results.differing(config, file):
+        said = "The published answers under budgets were made with other settings and are left out"
+        missing.append(f"{said} ({told(changed)}).")
+        return None
+    names = [*INSTANCE, "sample", "seed", "model", "correctness", "tokens", "ending"]
+    free = found.loc[found["unit"] == FREE, names]
+    if len(free.merge(rows[names], on=names)) != len(free):
+        raise DataError(
+            f"{file} and {results.seeds_file(config).name} are of two versions: the answers without a budget are other "
+            "ones than the evaluation's; publish both from the same runs"
+        )
+    return found
 
 
 def _bench(config: RunConfig, missing: list[str]) -> dict[str, Any] | None:

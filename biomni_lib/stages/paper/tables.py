@@ -37,6 +37,7 @@ def latex_tables(numbers: Mapping[str, Any]) -> dict[str, str]:
         "comparisons": _comparisons(numbers),
         "tasks-against-models": _article(numbers),
         "ablations": _ablations(numbers["ablations"]) if numbers["ablations"] else None,
+        "budgets": _budgets(numbers["budgets"]) if numbers["budgets"] else None,
         "bench": _bench(numbers["bench"]) if numbers["bench"] else None,
     }
     return {f"{name}.tex": table for name, table in tables.items() if table is not None}
@@ -120,6 +121,21 @@ def _article(numbers: Mapping[str, Any]) -> str:
 def _ablations(ablations: Mapping[str, Any]) -> str:
     rows = [[row["changed"], row["score"], _span(row), row["format"], row["n"]] for row in ablations["rows"]]
     return tabular(["Changed", "Score", "95% interval", "Format", "n"], rows)
+
+
+def _budgets(budgets: Mapping[str, Any]) -> str:
+    header = ["Model", "Budget", "Right", "95% interval", "No answer when told", "Minus no budget", "95% interval"]
+    rows = []
+    for model in budgets["models"]:
+        for row in model["doses"]:
+            told = f"{row['budget']:g} {row['unit']}"
+            effect = row["effect"]
+            rows.append(
+                [model["label"], told, row["right"], _span(row), row["truncated"], effect["difference"], _span(effect)]
+            )
+        free = model["free"]
+        rows.append([model["label"], "none", free["right"], _span(free), free["truncated"], None, None])
+    return tabular(header, rows, "llrrrrr")
 
 
 def _bench(bench: Mapping[str, Any]) -> str:

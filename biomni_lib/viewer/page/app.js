@@ -117,7 +117,7 @@ class App {
     const { data } = this, rows = data.sameQuestion.get(data.question[this.open]);
     const chips = rows.map((i) => {
       const { label, colour } = data.look(i), step = data.number("step", i), source = data.of("source", i);
-      const told = [visible(label), step === null ? (source.startsWith("evaluate/") ? null : visible(source.split("/")[0])) : `step ${step}`, rows.length > 1 && data.number("sample", i) ? `sample ${data.number("sample", i)}` : null].filter(Boolean).join(" · ");
+      const told = [visible(label), step === null ? (source.startsWith("evaluate/") ? null : visible(source.split("/").slice(0, -1).join("/"))) : `step ${step}`, rows.length > 1 && data.number("sample", i) ? `sample ${data.number("sample", i)}` : null].filter(Boolean).join(" · ");
       return el("li", {}, el("button", { type: "button", class: `chip${i === this.open ? " on" : ""}${i === this.second ? " second" : ""}`, "aria-current": i === this.open ? "true" : null, title: `${visible(data.id[i])}\nShift and click: beside the open one`,
         on: { click: (event) => event.shiftKey ? this.show(this.open, i) : this.show(i) } }, outcomeMark(data.number("correctness", i)), dot(colour), told));
     });
