@@ -33,12 +33,16 @@ Arrays = dict[str, NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Variant:
-    """Changes of a recipe, of the settings `rl`, of where ranks keep their share, and of the passes' numbers."""
+    """Changes of a recipe, of the settings `rl`, of where ranks keep their share, and of the passes' numbers.
+
+    context: of several ranks, how many read a row together.
+    """
 
     recipe: dict[str, Any] = field(default_factory=dict)
     rl: dict[str, Any] = field(default_factory=dict)
     offload: bool = False
     dtype: str = "float32"
+    context: int = 1
 
 
 def uneven_groups(seed: int, groups: int = 3, size: int = 3) -> list[Group]:
@@ -61,9 +65,9 @@ def fresh(learner: Learner, model_dir: Path, variant: Variant) -> Learner:
     """A learner of its own on the ranks of another."""
     recipe = Recipe(**{**load_recipe("default").model_dump(), **variant.recipe})
     rl = {"learning_rate": 1e-2, "grad_clip": 0.5, "micro_batch_tokens": 100, **variant.rl}
-    ranks = learner.ranks
-    shared = {"learner_ranks": ranks.count, "context_parallel": ranks.context}
-    placement = {**shared, "learner_offload": variant.offload and ranks.count > 1}
+    count = learner.ranks.count
+    context, offload = (variant.context, variant.offload) if count > 1 else (1, False)
+    placement = {"learner_ranks": count, "context_parallel": context, "learner_offload": offload}
     agent, model = {"max_tokens": 32, "max_turn_tokens": 16}, {"dtype": variant.dtype}
     config = load_config("smoke", agent=agent, model=model, placement=placement, rl=rl)
     return LearnerSpec(config, recipe, model_dir).load(learner.ranks.rank)
@@ -137,10 +141,11 @@ def kept_of_a_row(learner: Learner, model_dir: Path, variant: Variant, tokens: i
     Every rank has all weights here, so that nothing counts but what is made of the row.
     """
     made = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32).train()
-    made.set_attn_implementation(PACKED if learner.ranks.group is None else SHARED)
+    group = fresh(learner, model_dir, variant).ranks.group
+    made.set_attn_implementation(PACKED if group is None else SHARED)
     if variant.rl.get("gradient_checkpointing"):
         made.gradient_checkpointing_enable()
-    reader = Reader(made, learner.ranks.group)
+    reader = Reader(made, group)
     ids, masks = torch.arange(tokens) % VOCABULARY, torch.arange(tokens) == tokens - 1
     row = lay_end_to_end(ids.split(2 * tokens // 3), masks.split(2 * tokens // 3))
     there = [*made.parameters(), *made.buffers()]

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +62,8 @@ def one(model_dir: Path) -> Learner:
 
 
 @contextmanager
-def ranked(model_dir: Path, count: int, context: int = 1) -> Iterator[RankedLearner]:
-    placement = {"learner_ranks": count, "context_parallel": context}
-    spec = LearnerSpec(load_config("smoke", placement=placement), load_recipe("default"), model_dir)
+def ranked(model_dir: Path, count: int) -> Iterator[RankedLearner]:
+    spec = LearnerSpec(load_config("smoke", placement={"learner_ranks": count}), load_recipe("default"), model_dir)
     with open_learner(spec, model_dir.parent) as learner:
         assert isinstance(learner, RankedLearner)
         yield learner
@@ -76,15 +76,8 @@ def two(model_dir: Path) -> Iterator[RankedLearner]:
 
 
 @pytest.fixture(scope="module")
-def pair(model_dir: Path) -> Iterator[RankedLearner]:
-    """Two ranks that read every row together."""
-    with ranked(model_dir, 2, context=2) as learner:
-        yield learner
-
-
-@pytest.fixture(scope="module")
-def two_pairs(model_dir: Path) -> Iterator[RankedLearner]:
-    with ranked(model_dir, 4, context=2) as learner:
+def four(model_dir: Path) -> Iterator[RankedLearner]:
+    with ranked(model_dir, 4) as learner:
         yield learner
 
 
@@ -125,36 +118,38 @@ def test_gradients_metrics_and_weights_are_those_of_one_rank(
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_two_ranks_that_read_each_row_together_are_one(
-    name: str, one: Learner, pair: RankedLearner, model_dir: Path
+    name: str, one: Learner, two: RankedLearner, model_dir: Path
 ) -> None:
     """Rows of several trajectories, of which some are longer than a slice, with an odd number of tokens or an even."""
-    assert_same_learner(VARIANTS[name], one, pair, model_dir)
+    assert_same_learner(replace(VARIANTS[name], context=2), one, two, model_dir)
 
 
 @pytest.mark.parametrize("name", ["default", "a row each", "gspo", "sequence mean, KL, two updates"])
 def test_two_pairs_share_out_the_rows_and_read_each_together(
-    name: str, one: Learner, two_pairs: RankedLearner, model_dir: Path
+    name: str, one: Learner, four: RankedLearner, model_dir: Path
 ) -> None:
-    assert_same_learner(VARIANTS[name], one, two_pairs, model_dir)
+    assert_same_learner(replace(VARIANTS[name], context=2), one, four, model_dir)
 
 
-@pytest.mark.parametrize(("heads", "kv_heads"), [(2, 2), (4, 2), (4, 1), (8, 4)])
+@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (4, 2), (4, 1), (8, 2)])
+@pytest.mark.parametrize("context", [2, 4])
 def test_heads_are_shared_whatever_the_groups_of_keys(
-    heads: int, kv_heads: int, one: Learner, pair: RankedLearner, tmp_path: Path
+    context: int, heads: int, kv_heads: int, one: Learner, four: RankedLearner, tmp_path: Path
 ) -> None:
+    """Each rank has several of keys, one, or one that other ranks have too."""
     model_dir = save_toy_model(tmp_path / "model", heads=heads, kv_heads=kv_heads)
-    assert_same_gradients(Variant(), one, pair, model_dir)
+    assert_same_gradients(Variant(context=context), one, four, model_dir)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_a_rank_keeps_of_a_shared_row_what_the_plan_says(
-    checkpointing: bool, one: Learner, pair: RankedLearner, tmp_path: Path
+    checkpointing: bool, one: Learner, two: RankedLearner, tmp_path: Path
 ) -> None:
     """Half of what one rank keeps and of the most that it ever holds, and the plan's bytes of half of the row."""
     model_dir, tokens = save_toy_model(tmp_path / "model", heads=4, kv_heads=2), 3000
-    variant = Variant(rl={"gradient_checkpointing": checkpointing})
+    variant = Variant(rl={"gradient_checkpointing": checkpointing}, context=2)
     (kept, most), (half, half_most) = (
-        ranks.run(ranked_toy.kept_of_a_row, model_dir, variant, tokens) for ranks in (one, pair)
+        ranks.run(ranked_toy.kept_of_a_row, model_dir, variant, tokens) for ranks in (one, two)
     )
     shape = read_shape(model_dir / "config.json")
     planned = memory.activation_bytes(shape, tokens // 2, 4, None, checkpointing=checkpointing)
@@ -187,16 +182,13 @@ def test_a_checkpoint_is_gone_on_with_by_another_number_of_ranks(
         assert len(list((tmp_path / "learner").glob("*.distcp"))) == 2  # each rank wrote its share
 
 
-@pytest.mark.parametrize("ranks", ["two", "pair"])
-def test_what_is_not_finite_on_one_rank_is_named_by_all(
-    ranks: str, request: pytest.FixtureRequest, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("context", [1, 2])
+def test_what_is_not_finite_on_one_rank_is_named_by_all(context: int, two: RankedLearner, tmp_path: Path) -> None:
     """Every rank reads every trajectory alone to find out, whoever had it in its share."""
-    many = request.getfixturevalue(ranks)
     spoilt, folder = load_file(save_toy_model(tmp_path / "m", tied=False) / "model.safetensors"), tmp_path / "m"
     spoilt["model.embed_tokens.weight"][VOCABULARY - 1] = float("nan")
     save_file(spoilt, folder / "model.safetensors", {"format": "pt"})
-    told = many.run(ranked_toy.not_finite, folder, Variant({"kl_coefficient": 0.1}), uneven_groups(0))
+    told = two.run(ranked_toy.not_finite, folder, Variant({"kl_coefficient": 0.1}, context=context), uneven_groups(0))
     assert told.startswith("3 updates in a row") and told.endswith("; the last on i1/2")
 
 
@@ -235,16 +227,16 @@ def test_all_weights_in_bfloat16_by_one_rank_are_refused(model_dir: Path, tmp_pa
         pass
 
 
-@pytest.mark.parametrize("ranks", ["two", "pair"])
+@pytest.mark.parametrize("context", [1, 2])
 @pytest.mark.parametrize("rl", [{}, {"lora_rank": 4}], ids=["all weights", "lora"])
 def test_bfloat16_is_for_the_passes_and_what_is_trained_stays_in_float32(
-    rl: dict[str, Any], ranks: str, one: Learner, request: pytest.FixtureRequest, model_dir: Path
+    rl: dict[str, Any], context: int, one: Learner, two: RankedLearner, model_dir: Path
 ) -> None:
     """The gradient points where that of float32 points."""
     groups = uneven_groups(0)
     plain = one.run(ranked_toy.gradients, model_dir, Variant(rl=rl), groups)
-    halved = Variant(rl=rl, dtype="bfloat16")
-    dtypes, rounded = request.getfixturevalue(ranks).run(ranked_toy.dtypes_and_gradients, model_dir, halved, groups)
+    halved = Variant(rl=rl, dtype="bfloat16", context=context)
+    dtypes, rounded = two.run(ranked_toy.dtypes_and_gradients, model_dir, halved, groups)
     assert dtypes == {"float32"}
     a, b = (np.concatenate([array.ravel() for array in made.values()]) for made in (plain, rounded))
     cosine = a @ b / np.linalg.norm(a) / np.linalg.norm(b)
