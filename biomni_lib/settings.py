@@ -195,7 +195,7 @@ class PlacementConfig(Section):
     engines: int = Field(1, ge=1, description="Engines, each on `tensor_parallel` cards of one node.")
     tensor_parallel: int = Field(1, ge=1, description="Cards that share one engine's weights and KV cache.")
     learner_ranks: int = Field(1, ge=1, description="Cards that share the learner's weights and optimizer.")
-    context_parallel: int = Field(1, ge=1, description="Of these, how many share one sequence.")
+    context_parallel: int = Field(1, ge=1, description="Of these, how many read one sequence together.")
     learner_offload: bool = _later(
         False, description="Whether the ranks' weights, gradients and optimizer rest in the host's memory."
     )
@@ -213,6 +213,16 @@ class PlacementConfig(Section):
         offload = f"placement.learner_offload = {self.learner_offload}"
         require(not self.learner_offload or self.learner_ranks > 1, offload, "needs placement.learner_ranks above 1")
         return self
+
+    def check_heads(self, heads: int, kv_heads: int) -> None:
+        """Whether ranks that read a sequence together can share a model's attention heads, and those of its keys.
+
+        Raises: ConfigError when they cannot.
+        """
+        fitting = [n for n in range(1, heads + 1) if heads % n == 0 and (kv_heads % n == 0 or n % kv_heads == 0)]
+        parted = f"the model's {heads} attention heads, {kv_heads} of keys and values, are not divided by it"
+        known = self.context_parallel in fitting
+        require(known, f"placement.context_parallel = {self.context_parallel}", f"{parted}; set one of {fitting}")
 
     @model_validator(mode="after")
     def _on_ray(self) -> Self:

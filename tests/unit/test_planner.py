@@ -18,7 +18,7 @@ from biomni_lib.rl.adapter import add_adapter
 from biomni_lib.rl.logprobs import token_logprobs
 from biomni_lib.rl.optimizers import make_optimizers
 from biomni_lib.rl.packing import PACKED
-from tests.held_memory import Held
+from tests.held_memory import Held, kept_for_backward
 
 SIZES = {"vocab": 300, "hidden": 64, "layers": 3, "heads": 4, "kv_heads": 2, "head_dim": 32, "intermediate": 192}
 QWEN, LLAMA = Shape(**SIZES, tied=False), Shape(**SIZES, tied=True, qk_norm=False)
@@ -103,18 +103,7 @@ def test_what_autograd_keeps_for_the_backward_pass(
 ) -> None:
     """Within 2% of the storages that autograd saves, each counted once and weights not at all."""
     model = made(shape, size, rank, checkpointing=checkpointing)
-    own = {t.untyped_storage()._cdata for t in (*model.parameters(), *model.buffers())}
-    kept: dict[int, torch.Tensor] = {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        key = tensor.untyped_storage()._cdata
-        if key not in own:
-            kept[key] = tensor
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        hidden_states(model)
-    measured = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    measured = kept_for_backward(lambda: hidden_states(model), (*model.parameters(), *model.buffers()))
     planned = memory.activation_bytes(shape, TOKENS, size, rank, checkpointing=checkpointing)
     if checkpointing:  # one layer is planned for that autograd has not kept, and the positions are not autograd's
         planned -= TOKENS * (memory.layer_activation_bytes(shape, size, rank) + 2 * shape.head_dim * size)
