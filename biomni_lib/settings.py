@@ -8,8 +8,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from biomni_lib.errors import ConfigError
-from biomni_lib.section import Section, require
-from biomni_lib.section import later as _later
+from biomni_lib.section import Section, later, require
 
 RECIPES_DIR = Path(__file__).parent / "rl" / "recipes"
 UNCORRECTED = "none"
@@ -71,13 +70,13 @@ class ModelConfig(Section):
         3072, ge=512, description="Vocabulary size of the tokenizer that is trained on the training split."
     )
     context: int = Field(1024, ge=64, description="Longest sequence in tokens, prompt included.")
-    dtype: Literal["float32", "bfloat16"] = _later(
+    dtype: Literal["float32", "bfloat16"] = later(
         "float32", description="Numbers of the forward and backward pass; trained weights stay in float32."
     )
-    yarn_factor: float | None = _later(
+    yarn_factor: float | None = later(
         None, gt=1, description="YaRN's factor over the positions that the pretrained model knows; none leaves them."
     )
-    yarn_positions: int | None = _later(
+    yarn_positions: int | None = later(
         None,
         ge=1,
         description="Positions that the factor stretches: those the model was trained at; when not given, the "
@@ -126,11 +125,11 @@ class EngineConfig(Section):
 class TeacherConfig(Section):
     """Who the teacher is, and what is kept of its trajectories."""
 
-    engine: Literal["scripted", "openai", "anthropic"] = _later(
+    engine: Literal["scripted", "openai", "anthropic"] = later(
         "scripted",
         description="`scripted` is a program, `openai` any OpenAI-compatible endpoint, `anthropic` Anthropic's.",
     )
-    model: str | None = _later(None, description="The model's name at the endpoint; none for the scripted teacher.")
+    model: str | None = later(None, description="The model's name at the endpoint; none for the scripted teacher.")
 
     instances: int = Field(1200, ge=1, description="Training instances per task that the teacher tries.")
     samples_per_instance: int = Field(3, ge=1, description="Trajectories sampled per instance.")
@@ -178,15 +177,15 @@ class PlacementConfig(Section):
     Where things run decides no number, so that no stage is run again when this changes.
     """
 
-    kind: Literal["local", "ray"] = _later(
+    kind: Literal["local", "ray"] = later(
         "local", description="`local` has one engine in the run's own processes, `ray` any number as Ray actors."
     )
-    address: str | None = _later(
+    address: str | None = later(
         None,
         pattern=r"^[^/\s]+$",
         description="`auto` or `HOST:PORT` of the Ray cluster; none starts one on this machine.",
     )
-    sandbox_hosts: int = _later(
+    sandbox_hosts: int = later(
         0,
         ge=0,
         description="Sandboxes as Ray actors, spread over the nodes, each of sandbox.sessions_max sessions; 0 leaves "
@@ -196,7 +195,7 @@ class PlacementConfig(Section):
     tensor_parallel: int = Field(1, ge=1, description="Cards that share one engine's weights and KV cache.")
     learner_ranks: int = Field(1, ge=1, description="Cards that share the learner's weights and optimizer.")
     context_parallel: int = Field(1, ge=1, description="Of these, how many read one sequence together.")
-    learner_offload: bool = _later(
+    learner_offload: bool = later(
         False, description="Whether the ranks' weights, gradients and optimizer rest in the host's memory."
     )
     share: Literal["apart", "together", "turns"] = Field(
