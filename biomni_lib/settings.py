@@ -112,6 +112,12 @@ class ModelConfig(Section):
         "tiny", description="`tiny` is built from the sizes below, `pretrained` is read from `path`."
     )
     path: Path | None = Field(None, description="Folder of the pretrained model; only for kind `pretrained`.")
+    package: str | None = _later(
+        None,
+        pattern=r"^[a-z0-9][a-z0-9-]*$",
+        description="Python package that holds the model, pinned in `environment/models/`; the folder `path` is made "
+        "from it where it is not there.",
+    )
     hidden: int = Field(128, ge=8, description="Width of the residual stream.")
     layers: int = Field(3, ge=1, description="Number of transformer layers.")
     heads: int = Field(8, ge=1, description="Attention heads.")
@@ -148,6 +154,8 @@ class ModelConfig(Section):
             require(self.path is not None, "model.kind = 'pretrained'", "needs model.path, the model's folder")
         else:
             require(self.path is None, f"model.path = '{self.path}'", "is only for model.kind = 'pretrained'")
+            package = f"model.package = {self.package!r}"
+            require(self.package is None, package, "is only for model.kind = 'pretrained'")
             yarn = f"model.yarn_factor = {self.yarn_factor}"
             require(self.yarn_factor is None, yarn, "is only for model.kind = 'pretrained'")
         return self
@@ -364,6 +372,29 @@ class SftConfig(Section):
     lr_adamw: float = Field(3e-3, gt=0, description="Learning rate of AdamW, which trains everything else.")
     warmup_steps: int = Field(20, ge=0, description="Steps over which the learning rates rise from zero.")
     threads: int = Field(2, ge=1, description="Threads of the training arithmetic.")
+    optimizer: Literal["adamw", "muon"] = _later(
+        "muon", description="`muon` trains the hidden matrices with Muon and the rest with AdamW; `adamw` everything."
+    )
+    lora_rank: int | None = _later(
+        None, ge=1, description="Rank of a LoRA adapter that is trained in place of the weights, and then merged."
+    )
+    lora_alpha: int = _later(32, ge=1, description="The adapter's product counts lora_alpha / lora_rank.")
+    micro_batch_tokens: int | None = _later(
+        None,
+        ge=32,
+        description="Most tokens, of trajectories laid end to end, of one forward and backward pass; none pads four "
+        "trajectories of like length.",
+    )
+    gradient_checkpointing: bool = _later(
+        False, description="Whether layers are computed again in the backward pass, which saves memory and costs time."
+    )
+
+    @model_validator(mode="after")
+    def _adapted(self) -> Self:
+        optimizer = f"sft.optimizer = {self.optimizer!r}"
+        rule = "orthogonalises whole matrices, which an adapter's factors are not; set 'adamw' beside sft.lora_rank"
+        require(self.optimizer == "adamw" or self.lora_rank is None, optimizer, rule)
+        return self
 
 
 class RlConfig(Section):
