@@ -29,7 +29,7 @@ THOUGHT, BLOCK = "<think>\nI look it up.\n</think>\n\n", "<execute>\nprint(1)\n<
 ANSWER = "<think>\nIt is the first.\n</think>\n\n<solution>BRAF</solution>"
 MESSAGE = st.lists(
     st.sampled_from(["HP:0001250", " twice", "  ", "\n", "\n\n", ").", "é", "e\u0301", "<think>", "</think>", "x", "1"])
-    | st.text(st.characters(codec="utf-8", categories=("L", "N", "P", "S")), max_size=4),
+    | st.text(st.characters(codec="utf-8", categories=("L", "N", "P", "S")), min_size=1, max_size=4),
     min_size=1,
     max_size=8,
 ).map("".join)
