@@ -114,9 +114,7 @@ class ModelConfig(Section):
     path: Path | None = Field(None, description="Folder of the pretrained model; only for kind `pretrained`.")
     package: str | None = _later(
         None,
-        pattern=r"^[a-z0-9][a-z0-9-]*$",
-        description="Python package that holds the model, pinned in `environment/models/`; the folder `path` is made "
-        "from it where it is not there.",
+        description="Package, pinned in `environment/models/`, that the folder is made from where it is not there.",
     )
     hidden: int = Field(128, ge=8, description="Width of the residual stream.")
     layers: int = Field(3, ge=1, description="Number of transformer layers.")
@@ -154,8 +152,7 @@ class ModelConfig(Section):
             require(self.path is not None, "model.kind = 'pretrained'", "needs model.path, the model's folder")
         else:
             require(self.path is None, f"model.path = '{self.path}'", "is only for model.kind = 'pretrained'")
-            package = f"model.package = {self.package!r}"
-            require(self.package is None, package, "is only for model.kind = 'pretrained'")
+            require(self.package is None, f"model.package = {self.package!r}", "is only for model.kind = 'pretrained'")
             yarn = f"model.yarn_factor = {self.yarn_factor}"
             require(self.yarn_factor is None, yarn, "is only for model.kind = 'pretrained'")
         return self
@@ -375,25 +372,17 @@ class SftConfig(Section):
     optimizer: Literal["adamw", "muon"] = _later(
         "muon", description="`muon` trains the hidden matrices with Muon and the rest with AdamW; `adamw` everything."
     )
-    lora_rank: int | None = _later(
-        None, ge=1, description="Rank of a LoRA adapter that is trained in place of the weights, and then merged."
-    )
+    lora_rank: int | None = _later(None, ge=1, description="Rank of a LoRA adapter that is trained, and then merged.")
     lora_alpha: int = _later(32, ge=1, description="The adapter's product counts lora_alpha / lora_rank.")
     micro_batch_tokens: int | None = _later(
-        None,
-        ge=32,
-        description="Most tokens, of trajectories laid end to end, of one forward and backward pass; none pads four "
-        "trajectories of like length.",
+        None, ge=32, description="Most tokens of a row of trajectories laid end to end; none pads four of like length."
     )
-    gradient_checkpointing: bool = _later(
-        False, description="Whether layers are computed again in the backward pass, which saves memory and costs time."
-    )
+    gradient_checkpointing: bool = _later(False, description="As rl.gradient_checkpointing.")
 
     @model_validator(mode="after")
     def _adapted(self) -> Self:
-        optimizer = f"sft.optimizer = {self.optimizer!r}"
-        rule = "orthogonalises whole matrices, which an adapter's factors are not; set 'adamw' beside sft.lora_rank"
-        require(self.optimizer == "adamw" or self.lora_rank is None, optimizer, rule)
+        rule = "is for whole matrices, which an adapter's factors are not; set 'adamw' beside sft.lora_rank"
+        require(self.optimizer == "adamw" or self.lora_rank is None, f"sft.optimizer = {self.optimizer!r}", rule)
         return self
 
 

@@ -134,8 +134,9 @@ async def test_a_pretrained_model_brings_its_tokenizer_is_not_taught_copying_and
     source = tmp_path / "source"
     save_model(model(sizes=MODEL.model_copy(update={"context": 2048})), tokenizer(), source)
     pretrained = {"model": {"kind": "pretrained", "path": source, "context": 2048}, "agent": {"max_tokens": 2048}}
-    adapted = {"lora_rank": 4, "optimizer": "adamw", "micro_batch_tokens": 2048, "batch_size": 4}
-    own = load_config("smoke", runs_root=tmp_path / "runs", **SMALL, **pretrained, sft=adapted)
+    adapted = {"lora_rank": 4, "optimizer": "adamw", "micro_batch_tokens": 2048, "batch_size": 2}
+    sizes = {**SMALL, **TEACHER, "sft": adapted}
+    own = load_config("smoke", runs_root=tmp_path / "runs", **sizes, **pretrained)
     shutil.copytree(config.run_dir / "data", own.run_dir / "data")
     run = StageRun(own, "sft")
     async with await Sandbox.start(own.sandbox, config.lake_dir) as sandbox:
