@@ -206,7 +206,7 @@ def test_rows_laid_end_to_end_have_the_loss_and_the_gradient_of_padded_ones(
 
 
 def test_an_adapter_alone_is_trained_and_then_merged(make_config: Callable[..., RunConfig], tmp_path: Path) -> None:
-    config, seen = make_config(sft={**SFT, **LORA, "epochs": 30}), []
+    config, seen = make_config(sft={**SFT, **LORA, "epochs": 60, "lr_adamw": 0.05}), []
     given = model(scale=1.0)
     start = {name: weights.clone() for name, weights in given.state_dict().items()}
     trainer = SftTrainer(given, EXAMPLES[:4], config, tmp_path / "c.pt")
