@@ -206,13 +206,13 @@ def test_rows_laid_end_to_end_have_the_loss_and_the_gradient_of_padded_ones(
 
 
 def test_an_adapter_alone_is_trained_and_then_merged(make_config: Callable[..., RunConfig], tmp_path: Path) -> None:
-    config, seen = make_config(sft={**SFT, **LORA, "epochs": 60, "lr_adamw": 0.05}), []
+    config, seen = make_config(sft={**SFT, **LORA, "epochs": 30}), []
     given = model(scale=1.0)
     start = {name: weights.clone() for name, weights in given.state_dict().items()}
     trainer = SftTrainer(given, EXAMPLES[:4], config, tmp_path / "c.pt")
     assert len(trainer.parameters) == 2 * 2 * 7  # two factors for q, k, v, o, gate, up, down of both layers
     trainer.train(seen.append)
-    assert seen[-1]["sft/loss"] < 0.8 * seen[0]["sft/loss"]
+    assert seen[-1]["sft/loss"] < seen[0]["sft/loss"] - 0.4  # small frozen embeddings allow for about 0.6
     with torch.no_grad():
         beside = float(packed_loss(given, EXAMPLES[:4]))
         merged = trainer.merged()
