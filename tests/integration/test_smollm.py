@@ -27,7 +27,6 @@ ENGLISH = (
 SHORT = {
     "data": {"train_instances": 12, "dev_instances": 2, "heldout_instances": 2},
     "teacher": {"instances": 10, "samples_per_instance": 3},
-    "rl": {"steps": 2, "groups_per_step": 2, "group_size": 3},
     "evaluate": {"instances": 1},
 }
 
