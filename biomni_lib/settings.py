@@ -55,6 +55,10 @@ class ModelConfig(Section):
         "tiny", description="`tiny` is built from the sizes below, `pretrained` is read from `path`."
     )
     path: Path | None = Field(None, description="Folder of the pretrained model; only for kind `pretrained`.")
+    package: str | None = _later(
+        None,
+        description="Package, pinned in `environment/models/`, that the folder is made from where it is not there.",
+    )
     hidden: int = Field(128, ge=8, description="Width of the residual stream.")
     layers: int = Field(3, ge=1, description="Number of transformer layers.")
     heads: int = Field(8, ge=1, description="Attention heads.")
@@ -91,6 +95,7 @@ class ModelConfig(Section):
             require(self.path is not None, "model.kind = 'pretrained'", "needs model.path, the model's folder")
         else:
             require(self.path is None, f"model.path = '{self.path}'", "is only for model.kind = 'pretrained'")
+            require(self.package is None, f"model.package = {self.package!r}", "is only for model.kind = 'pretrained'")
             yarn = f"model.yarn_factor = {self.yarn_factor}"
             require(self.yarn_factor is None, yarn, "is only for model.kind = 'pretrained'")
         return self
@@ -249,6 +254,21 @@ class SftConfig(Section):
     lr_adamw: float = Field(3e-3, gt=0, description="Learning rate of AdamW, which trains everything else.")
     warmup_steps: int = Field(20, ge=0, description="Steps over which the learning rates rise from zero.")
     threads: int = Field(2, ge=1, description="Threads of the training arithmetic.")
+    optimizer: Literal["adamw", "muon"] = _later(
+        "muon", description="`muon` trains the hidden matrices with Muon and the rest with AdamW; `adamw` everything."
+    )
+    lora_rank: int | None = _later(None, ge=1, description="Rank of a LoRA adapter that is trained, and then merged.")
+    lora_alpha: int = _later(32, ge=1, description="The adapter's product counts lora_alpha / lora_rank.")
+    micro_batch_tokens: int | None = _later(
+        None, ge=32, description="Most tokens of a row of trajectories laid end to end; none pads four of like length."
+    )
+    gradient_checkpointing: bool = _later(False, description="As rl.gradient_checkpointing.")
+
+    @model_validator(mode="after")
+    def _adapted(self) -> Self:
+        rule = "is for whole matrices, which an adapter's factors are not; set 'adamw' beside sft.lora_rank"
+        require(self.optimizer == "adamw" or self.lora_rank is None, f"sft.optimizer = {self.optimizer!r}", rule)
+        return self
 
 
 class RlConfig(Section):

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from biomni_lib.config import RunConfig
+from biomni_lib.config import RlConfig, RunConfig, SftConfig
 from biomni_lib.planner import memory, work
 from biomni_lib.planner.cards import GIB, Card
 from biomni_lib.planner.shapes import Shape, shape_of
@@ -121,13 +121,13 @@ class Plan:
 
     def _sft(self, card: Card) -> Stage:
         sft, ranks = self.traffic["sft"], self.config.placement.learner_ranks
-        hours = work.learning_seconds(self._training_flops(sft), card, ranks) / 3600
+        hours = work.learning_seconds(self._training_flops(sft, self.config.sft), card, ranks) / 3600
         return Stage("sft", sft.tokens, hours, hours * ranks)
 
     def _rl(self, card: Card) -> Stage:
         rl, placed = self.traffic["rl"], self.config.placement
         generating = self._serving_seconds(card, rl)
-        learning = work.learning_seconds(self._training_flops(rl), card, placed.learner_ranks)
+        learning = work.learning_seconds(self._training_flops(rl, self.config.rl), card, placed.learner_ranks)
         both = max(generating, learning) if placed.share == "apart" else generating + learning
         return Stage("rl", rl.tokens, both / 3600, both / 3600 * self.cards_needed)
 
@@ -142,15 +142,14 @@ class Plan:
         size = _size(self.config)
         return serving.seconds(self.shape, card, size, read=asked.tokens - asked.written, written=asked.written)
 
-    def _training_flops(self, trained: Traffic) -> float:
-        rl = self.config.rl
+    def _training_flops(self, trained: Traffic, settings: SftConfig | RlConfig) -> float:
         return work.training_flops(
             self.shape,
             trained.tokens,
             trained.length,
             trained.written,
-            rl.lora_rank,
-            checkpointing=rl.gradient_checkpointing,
+            settings.lora_rank,
+            checkpointing=settings.gradient_checkpointing,
         )
 
 

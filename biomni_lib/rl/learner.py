@@ -72,7 +72,8 @@ class Learner:
             model.gradient_checkpointing_enable()
         self.reader = ranks.place(Reader(model, ranks.group))
         self.parameters = [p for p in model.parameters() if p.requires_grad]
-        self.optimizers = make_optimizers(model, config.rl)
+        rates = {"lr_muon": config.rl.lr_muon, "lr_adamw": config.rl.learning_rate}
+        self.optimizers = make_optimizers(model, config.rl.optimizer, **rates)
         self.version = 0
         self.skipped = 0
         self.skipped_in_row = 0

@@ -9,7 +9,6 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from biomni_lib.config import RlConfig
 from biomni_lib.engines.paged_cache import PagedCache
 from biomni_lib.errors import ConfigError
 from biomni_lib.planner import memory, work
@@ -83,7 +82,7 @@ def test_weights_at_full_size(name: str, billions: float) -> None:
 def test_the_optimizers_state_and_the_gradients(rank: int | None, optimizer: str) -> None:
     """Exact, but for AdamW's step counts of 4 bytes a tensor."""
     model = made(QWEN, rank=rank)
-    optimizers = make_optimizers(model, RlConfig(optimizer=optimizer))
+    optimizers = make_optimizers(model, optimizer, lr_muon=1e-3, lr_adamw=1e-3)
     tensors = [p for p in model.parameters() if p.requires_grad]
     for parameter in tensors:
         parameter.grad = torch.ones_like(parameter)
