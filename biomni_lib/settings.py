@@ -55,7 +55,7 @@ class ModelConfig(Section):
         "tiny", description="`tiny` is built from the sizes below, `pretrained` is read from `path`."
     )
     path: Path | None = Field(None, description="Folder of the pretrained model; only for kind `pretrained`.")
-    package: str | None = _later(
+    package: str | None = later(
         None,
         description="Package, pinned in `environment/models/`, that the folder is made from where it is not there.",
     )
@@ -254,15 +254,15 @@ class SftConfig(Section):
     lr_adamw: float = Field(3e-3, gt=0, description="Learning rate of AdamW, which trains everything else.")
     warmup_steps: int = Field(20, ge=0, description="Steps over which the learning rates rise from zero.")
     threads: int = Field(2, ge=1, description="Threads of the training arithmetic.")
-    optimizer: Literal["adamw", "muon"] = _later(
+    optimizer: Literal["adamw", "muon"] = later(
         "muon", description="`muon` trains the hidden matrices with Muon and the rest with AdamW; `adamw` everything."
     )
-    lora_rank: int | None = _later(None, ge=1, description="Rank of a LoRA adapter that is trained, and then merged.")
-    lora_alpha: int = _later(32, ge=1, description="The adapter's product counts lora_alpha / lora_rank.")
-    micro_batch_tokens: int | None = _later(
+    lora_rank: int | None = later(None, ge=1, description="Rank of a LoRA adapter that is trained, and then merged.")
+    lora_alpha: int = later(32, ge=1, description="The adapter's product counts lora_alpha / lora_rank.")
+    micro_batch_tokens: int | None = later(
         None, ge=32, description="Most tokens of a row of trajectories laid end to end; none pads four of like length."
     )
-    gradient_checkpointing: bool = _later(False, description="As rl.gradient_checkpointing.")
+    gradient_checkpointing: bool = later(False, description="As rl.gradient_checkpointing.")
 
     @model_validator(mode="after")
     def _adapted(self) -> Self:

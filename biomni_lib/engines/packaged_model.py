@@ -56,8 +56,8 @@ def convert(package: str, target: Path) -> None:
     found = [file for file in files if file.suffix == ".gguf"]
     if len(found) != 1:
         raise RunError(f"package {package} {distribution.version} holds {len(found)} GGUF files, must be one")
-    at = {"pretrained_model_name_or_path": found[0].parent, "gguf_file": found[0].name}
-    read = AutoModelForCausalLM.from_pretrained(**at, dtype=torch.float32)
+    folder, file = found[0].parent, found[0].name
+    read = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=torch.float32)
     shape = {name: value for name, value in read.config.to_dict().items() if name != "quantization_config"}
     made = type(read)(type(read.config).from_dict(shape))  # transformers does not save what it has read from GGUF
     made.load_state_dict(read.state_dict())
@@ -71,7 +71,7 @@ def convert(package: str, target: Path) -> None:
     }
     with atomic_path(target) as temporary:
         made.save_pretrained(temporary)
-        AutoTokenizer.from_pretrained(**at).save_pretrained(temporary)
+        AutoTokenizer.from_pretrained(folder, gguf_file=file).save_pretrained(temporary)
         for licence in (file for file in files if file.name == "LICENSE"):
             shutil.copyfile(licence, temporary / "LICENSE")
         (temporary / SOURCE).write_text(json.dumps(source, indent=1) + "\n", encoding="utf-8")
