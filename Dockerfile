@@ -28,4 +28,5 @@ RUN if [ "${TORCH_INDEX}" = default ]; then make setup; else make setup TORCH_IN
 
 COPY --chown=biomni . .
 EXPOSE 8888 8765
+HEALTHCHECK --interval=30s --timeout=10s --start-period=60s CMD [".venv/bin/python", "environment/health.py"]
 CMD ["make", "lab", "LAB_ARGS=--ip=0.0.0.0 --no-browser"]

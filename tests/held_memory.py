@@ -1,7 +1,7 @@
-"""The memory of tensors, counted while they live."""
+"""The memory of tensors, counted while they live, and what of it autograd keeps."""
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -39,3 +39,23 @@ class Held(TorchDispatchMode):
     def _drop(self, key: int, size: int) -> None:
         self.known.remove(key)
         self.now -= size
+
+
+def kept_for_backward(forward: Callable[[], Any], before: Iterable[torch.Tensor]) -> int:
+    """Bytes of the storages that autograd saves in a forward pass, each counted once.
+
+    Args:
+        before: tensors that were there before and do not count.
+    """
+    known = {tensor.untyped_storage()._cdata for tensor in before}
+    kept: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        key = tensor.untyped_storage()._cdata
+        if key not in known:
+            kept[key] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        forward()
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from transformers import AutoModelForCausalLM
 
 from biomni_lib.agent.ledger import Trajectory
 from biomni_lib.config import load_config
@@ -16,11 +17,15 @@ from biomni_lib.errors import TrainingError
 from biomni_lib.rl import checkpoints
 from biomni_lib.rl.learner import Learner
 from biomni_lib.rl.learner_ranks import LearnerSpec
+from biomni_lib.rl.logprobs import Reader
 from biomni_lib.rl.optimizers import Optimizers
+from biomni_lib.rl.packing import PACKED, lay_end_to_end
 from biomni_lib.rl.ranks import whole
 from biomni_lib.rl.recipe import Recipe, load_recipe
 from biomni_lib.rl.scheduler import Group
+from biomni_lib.rl.shared_row import SHARED
 from biomni_lib.rl.weights import merged_state
+from tests.held_memory import Held, kept_for_backward
 from tests.rl_toy import VOCABULARY
 
 Arrays = dict[str, NDArray[np.float32]]
@@ -28,12 +33,16 @@ Arrays = dict[str, NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Variant:
-    """Changes of a recipe, of the settings `rl`, of where ranks keep their share, and of the passes' numbers."""
+    """Changes of a recipe, of the settings `rl`, of where ranks keep their share, and of the passes' numbers.
+
+    context: of several ranks, how many read a row together.
+    """
 
     recipe: dict[str, Any] = field(default_factory=dict)
     rl: dict[str, Any] = field(default_factory=dict)
     offload: bool = False
     dtype: str = "float32"
+    context: int = 1
 
 
 def uneven_groups(seed: int, groups: int = 3, size: int = 3) -> list[Group]:
@@ -57,7 +66,8 @@ def fresh(learner: Learner, model_dir: Path, variant: Variant) -> Learner:
     recipe = Recipe(**{**load_recipe("default").model_dump(), **variant.recipe})
     rl = {"learning_rate": 1e-2, "grad_clip": 0.5, "micro_batch_tokens": 100, **variant.rl}
     count = learner.ranks.count
-    placement = {"learner_ranks": count, "learner_offload": variant.offload and count > 1}
+    context, offload = (variant.context, variant.offload) if count > 1 else (1, False)
+    placement = {"learner_ranks": count, "context_parallel": context, "learner_offload": offload}
     agent, model = {"max_tokens": 32, "max_turn_tokens": 16}, {"dtype": variant.dtype}
     config = load_config("smoke", agent=agent, model=model, placement=placement, rl=rl)
     return LearnerSpec(config, recipe, model_dir).load(learner.ranks.rank)
@@ -123,6 +133,29 @@ def kept(learner: Learner) -> tuple[int, int]:
     """Numbers in the weights, and how many of them this rank holds."""
     parameters = list(learner.model.parameters())
     return sum(p.numel() for p in parameters), sum(p.to_local().numel() for p in parameters)
+
+
+def kept_of_a_row(learner: Learner, model_dir: Path, variant: Variant, tokens: int) -> tuple[int, int]:
+    """Bytes that this rank keeps of one row of two sequences between its passes, and the most that it ever holds.
+
+    Every rank has all weights here, so that nothing counts but what is made of the row.
+    """
+    made = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32).train()
+    group = fresh(learner, model_dir, variant).ranks.group
+    made.set_attn_implementation(PACKED if group is None else SHARED)
+    if variant.rl.get("gradient_checkpointing"):
+        made.gradient_checkpointing_enable()
+    reader = Reader(made, group)
+    ids, masks = torch.arange(tokens) % VOCABULARY, torch.arange(tokens) == tokens - 1
+    row = lay_end_to_end(ids.split(2 * tokens // 3), masks.split(2 * tokens // 3))
+    there = [*made.parameters(), *made.buffers()]
+    kept = kept_for_backward(lambda: reader(row, 1.0, False), there)
+    for parameter in made.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+        there.append(parameter.grad)
+    with Held(there) as held:
+        reader(row, 1.0, False)[0].sum().backward()
+    return kept, held.most
 
 
 def step_and_die(learner: Learner, groups: list[Group], rank: int) -> None:

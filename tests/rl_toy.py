@@ -51,7 +51,7 @@ def partner(symbol: int) -> int:
     return 2 + SYMBOLS + (symbol + 1) % SYMBOLS
 
 
-def save_toy_model(folder: Path, *, seed: int = 0, tied: bool = True) -> Path:
+def save_toy_model(folder: Path, *, seed: int = 0, tied: bool = True, heads: int = 2, kv_heads: int = 1) -> Path:
     """A random Qwen3-architecture model of a few thousand parameters."""
     torch.manual_seed(seed)
     config = Qwen3Config(
@@ -59,8 +59,8 @@ def save_toy_model(folder: Path, *, seed: int = 0, tied: bool = True) -> Path:
         hidden_size=32,
         intermediate_size=64,
         num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
         head_dim=16,
         max_position_embeddings=64,
         tie_word_embeddings=tied,

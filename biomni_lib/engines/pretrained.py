@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 
 from biomni_lib.config import ModelConfig, project_root
+from biomni_lib.engines.packaged_model import unpack_model
 from biomni_lib.errors import ConfigError
 from biomni_lib.provenance import atomic_path
 
@@ -18,11 +19,15 @@ from biomni_lib.provenance import atomic_path
 def take_model(settings: ModelConfig, target: Path) -> None:
     """Make the folder that a run starts from out of `settings.path`; its files are linked, not copied.
 
-    Raises: ConfigError when there is no model, or `settings.context` is beyond the positions that it then knows.
+    Where nothing is there, `settings.package` may say which Python package the model is made from, once for all runs.
+    Raises: ConfigError when there is no model, or `settings.context` is beyond the positions that it then knows;
+        RunError when its package cannot be had.
     """
     from transformers import AutoConfig
 
     source = project_root() / (settings.path or "")
+    if settings.package is not None and not (source / "config.json").is_file():
+        unpack_model(settings.package, source)
     if not (source / "config.json").is_file():
         raise ConfigError(f"model.path = '{settings.path}': no model there; put its Hugging Face folder at {source}")
     told = AutoConfig.from_pretrained(source)

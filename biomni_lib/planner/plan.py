@@ -2,8 +2,9 @@
 
 Trained weights, their gradients and the optimizer are kept in float32; over several ranks they are shared out evenly
 (FSDP2), and a rank gathers two layers and the embeddings at a time; what it keeps may rest in the host's memory
-(`placement.learner_offload`). Serving is planned for the longest trajectory at
-least: how many run at once is then a matter of speed. Two reserves stand for what no formula here covers.
+(`placement.learner_offload`). Of a row's activations a rank has its slice (`placement.context_parallel`). Serving is
+planned for the longest trajectory at least: how many run at once is then a matter of speed. Two reserves stand for what
+no formula here covers.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from biomni_lib.config import RunConfig
+from biomni_lib.config import RlConfig, RunConfig, SftConfig
 from biomni_lib.planner import memory, work
 from biomni_lib.planner.cards import GIB, Card
 from biomni_lib.planner.shapes import Shape, shape_of
@@ -120,13 +121,13 @@ class Plan:
 
     def _sft(self, card: Card) -> Stage:
         sft, ranks = self.traffic["sft"], self.config.placement.learner_ranks
-        hours = work.learning_seconds(self._training_flops(sft), card, ranks) / 3600
+        hours = work.learning_seconds(self._training_flops(sft, self.config.sft), card, ranks) / 3600
         return Stage("sft", sft.tokens, hours, hours * ranks)
 
     def _rl(self, card: Card) -> Stage:
         rl, placed = self.traffic["rl"], self.config.placement
         generating = self._serving_seconds(card, rl)
-        learning = work.learning_seconds(self._training_flops(rl), card, placed.learner_ranks)
+        learning = work.learning_seconds(self._training_flops(rl, self.config.rl), card, placed.learner_ranks)
         both = max(generating, learning) if placed.share == "apart" else generating + learning
         return Stage("rl", rl.tokens, both / 3600, both / 3600 * self.cards_needed)
 
@@ -141,15 +142,14 @@ class Plan:
         size = _size(self.config)
         return serving.seconds(self.shape, card, size, read=asked.tokens - asked.written, written=asked.written)
 
-    def _training_flops(self, trained: Traffic) -> float:
-        rl = self.config.rl
+    def _training_flops(self, trained: Traffic, settings: SftConfig | RlConfig) -> float:
         return work.training_flops(
             self.shape,
             trained.tokens,
             trained.length,
             trained.written,
-            rl.lora_rank,
-            checkpointing=rl.gradient_checkpointing,
+            settings.lora_rank,
+            checkpointing=settings.gradient_checkpointing,
         )
 
 
@@ -165,9 +165,10 @@ def make_plan(
     Args:
         mean_tokens: of a trajectory; a quarter of agent.max_tokens when not given. written_share: what of it the model
             writes; half when not given. logits_max: values of logits that the learner holds at once.
-    Raises: ConfigError for a model whose shape is not known.
+    Raises: ConfigError for a model whose shape is not known, or whose heads the ranks cannot share.
     """
     shape = shape_of(config)
+    config.placement.check_heads(shape.heads, shape.kv_heads)
     mean = mean_tokens or LENGTH_SHARE * config.agent.max_tokens
     learner, offloaded = _learner(config, shape, logits_max), 0.0
     if config.placement.learner_offload:
@@ -194,12 +195,13 @@ def _learner(config: RunConfig, shape: Shape, logits_max: int) -> dict[str, floa
     trained = shape.weights if rank is None else shape.adapter_weights(rank)
     weights = trained * memory.FLOAT32 + (0 if rank is None else shape.weights * size)
     tokens = math.ceil(max(rl.micro_batch_tokens, config.agent.max_tokens) / placed.context_parallel)
+    read = dataclasses.replace(shape, kv_heads=max(shape.kv_heads, placed.context_parallel))  # fewer are repeated
     parts = {
         "weights": weights / ranks,
         "gathered": _gathered(shape, size, rank, ranks),
         "gradients": trained * memory.FLOAT32 / ranks,
         "optimizer": memory.optimizer_bytes(shape, trained, muon=rl.optimizer == "muon") / ranks,
-        "activations": memory.activation_bytes(shape, tokens, size, rank, checkpointing=rl.gradient_checkpointing)
+        "activations": memory.activation_bytes(read, tokens, size, rank, checkpointing=rl.gradient_checkpointing)
         + memory.working_bytes(shape, tokens, size),
         "logits chunk": memory.logits_bytes(shape, tokens, logits_max),
     }

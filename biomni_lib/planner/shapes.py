@@ -81,6 +81,7 @@ class Shape:
 KNOWN: Mapping[str, Shape] = {
     "Qwen3-8B": Shape(151_936, 4096, 36, 32, 8, 128, 12_288, tied=False, positions=40_960),
     "Qwen3-32B": Shape(151_936, 5120, 64, 64, 8, 128, 25_600, tied=False, positions=40_960),
+    "SmolLM2-135M-Instruct": Shape(49_152, 576, 30, 9, 3, 64, 1536, tied=True, qk_norm=False, positions=8192),
 }
 """Models that are planned for before they are fetched. Source: `config.json` of each on the Hugging Face hub."""
 

@@ -48,7 +48,8 @@ def _head(plan: Plan) -> Iterator[str]:
 def _memory(plan: Plan, on_gpu: bool) -> Iterator[str]:
     placed = plan.config.placement
     where = "a card" if on_gpu else "this machine"
-    ranks = f" (of {placed.learner_ranks} that share the weights)" if placed.learner_ranks > 1 else ""
+    together = f", {placed.context_parallel} a row" if placed.context_parallel > 1 else ""
+    ranks = f" (of {placed.learner_ranks} that share the weights{together})" if placed.learner_ranks > 1 else ""
     yield f"\nlearner, on {where}{ranks}:"
     yield from (_row(name, size) for name, size in plan.learner.items())
     yield _row("together", sum(plan.learner.values()))

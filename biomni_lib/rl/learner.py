@@ -7,7 +7,7 @@ fixed for a whole optimizer step before micro-batches are cut (see `aggregation`
 recipe's (see `objective`). All weights are trained, or a LoRA adapter beside them (see `adapter`).
 
 Several ranks may learn as one (see `ranks`; `learner_ranks` starts them): each is given the whole batch, reads its
-share of the trajectories, and returns the same metrics.
+share of the trajectories, or of the tokens of long rows, and returns the same metrics.
 
 With optimizer_steps = 1 the policy at the step's start is the policy in training: unless the recipe is anchored at
 the rollout, the ratio is 1, nothing is clipped, and the correction alone carries the off-policy part. With more, the
@@ -41,6 +41,7 @@ from biomni_lib.rl.ranks import ALONE, Ranks, whole
 from biomni_lib.rl.recipe import Recipe
 from biomni_lib.rl.samples import Sample, passes, to_sample
 from biomni_lib.rl.scheduler import Group
+from biomni_lib.rl.shared_row import SHARED
 from biomni_lib.rl.weights import merged_state, save_weights, untied_state
 
 T = TypeVar("T")
@@ -57,19 +58,22 @@ class Learner:
         recipe: the objective.
         config: `rl` for the numbers, `agent.max_tokens` for constant lengths, `seed` for an adapter's start.
         ranks: the place of this process among those that learn together; each has the same model.
+    Raises: ConfigError when ranks that read a row together cannot share the model's attention heads.
     """
 
     def __init__(self, model: Any, recipe: Recipe, config: RunConfig, ranks: Ranks = ALONE) -> None:
+        config.placement.check_heads(model.config.num_attention_heads, model.config.num_key_value_heads)
         self.model, self.recipe, self.config, self.ranks = model.train(), recipe, config, ranks
-        model.set_attn_implementation(PACKED)
+        model.set_attn_implementation(PACKED if ranks.group is None else SHARED)
         self.adapter = self._add_adapter()
         copied = recipe.kl_coefficient > 0 and self.adapter is None
-        self.reference: Any = ranks.place(Reader(copy.deepcopy(model).eval())) if copied else None
+        self.reference: Any = ranks.place(Reader(copy.deepcopy(model).eval(), ranks.group)) if copied else None
         if config.rl.gradient_checkpointing:
             model.gradient_checkpointing_enable()
-        self.reader = ranks.place(Reader(model))
+        self.reader = ranks.place(Reader(model, ranks.group))
         self.parameters = [p for p in model.parameters() if p.requires_grad]
-        self.optimizers = make_optimizers(model, config.rl)
+        rates = {"lr_muon": config.rl.lr_muon, "lr_adamw": config.rl.learning_rate}
+        self.optimizers = make_optimizers(model, config.rl.optimizer, **rates)
         self.version = 0
         self.skipped = 0
         self.skipped_in_row = 0
@@ -111,7 +115,7 @@ class Learner:
         """Log-probability and entropy at each sample's masked positions, all samples in one row.
 
         Args:
-            model: another than the learner's own. All ranks must read the same number of rows with theirs.
+            model: another than the learner's own, which each rank reads whole rows with. All must read as many.
         """
         return self._read(samples, self.reader if model is None else Reader(model))
 

@@ -52,7 +52,8 @@ class LearnerSpec:
         passes: torch.dtype = getattr(torch, self.config.model.dtype)
         model = AutoModelForCausalLM.from_pretrained(self.model_dir, dtype=passes if lora else torch.float32)
         device, gathered = device_of(self.config, rank), None if lora else passes
-        ranks = Ranks(rank, placed.learner_ranks, device, placed.learner_offload, gathered)
+        count, context = placed.learner_ranks, placed.context_parallel
+        ranks = Ranks(rank, count, device, placed.learner_offload, gathered, context)
         return Learner(model, self.recipe, self.config, ranks)
 
 
@@ -77,14 +78,10 @@ def open_learner(spec: LearnerSpec, logs: Path) -> Iterator[Learner | RankedLear
 
     Args:
         logs: folder for the ranks' standard output and error, `learner-RANK.log`.
-    Raises: ConfigError for what the learner does not know: a sequence over several ranks, all weights in bfloat16 by
-        one rank.
+    Raises: ConfigError for what the learner does not know, all weights in bfloat16 by one rank, and for ranks that
+        cannot share the model's attention heads.
     """
     placed, model = spec.config.placement, spec.config.model
-    if placed.context_parallel > 1:
-        raise ConfigError(
-            f"placement.context_parallel = {placed.context_parallel}: the learner reads a trajectory on one rank; set 1"
-        )
     if placed.learner_ranks == 1 and model.dtype != "float32" and spec.config.rl.lora_rank is None:
         raise ConfigError(
             f"model.dtype = {model.dtype!r}: all weights kept in float32 and read in others "

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from biomni_lib.config import RlConfig
 from biomni_lib.sft.muon import muon_and_adamw
 
 
@@ -54,12 +54,14 @@ class Optimizers:
             owners[parameter].state[parameter][key] = torch.zeros_like(parameter) if like else torch.zeros(shape)
 
 
-def make_optimizers(model: torch.nn.Module, settings: RlConfig) -> Optimizers:
-    """The optimizers that the settings name, for the parameters that require a gradient."""
-    if settings.optimizer == "muon":
-        return Optimizers(muon_and_adamw(model, lr_muon=settings.lr_muon, lr_adamw=settings.learning_rate))
+def make_optimizers(
+    model: torch.nn.Module, kind: Literal["adamw", "muon"], *, lr_muon: float, lr_adamw: float
+) -> Optimizers:
+    """AdamW, or Muon and AdamW (see `muon_and_adamw`), for the parameters that require a gradient."""
+    if kind == "muon":
+        return Optimizers(muon_and_adamw(model, lr_muon=lr_muon, lr_adamw=lr_adamw))
     trained = [p for p in model.parameters() if p.requires_grad]
-    return Optimizers([torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=0.0)])
+    return Optimizers([torch.optim.AdamW(trained, lr=lr_adamw, weight_decay=0.0)])
 
 
 def warm_up(step: int, steps: int) -> float:

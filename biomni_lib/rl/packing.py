@@ -11,7 +11,7 @@ of the time of a packed row with `sdpa` and its mask.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -28,24 +28,28 @@ PACKED = "packed"
 
 @dataclass(frozen=True)
 class Row:
-    """Sequences end to end.
+    """Sequences end to end, or a slice of them.
 
-    ids, positions: (1, tokens); sampled: (masked,) indexes of the tokens to be predicted.
+    ids, positions: (1, tokens); predicting: (masked,) indexes of the tokens whose next is to be predicted, ascending;
+    targets: (masked,) ids of those next ones.
     """
 
     ids: Tensor
     positions: Tensor
-    sampled: Tensor
+    predicting: Tensor
+    targets: Tensor
 
-    @property
-    def predicting(self) -> Tensor:
-        """(masked,) indexes of the positions that predict them."""
-        return self.sampled - 1
+    def filled_up(self, multiple: int) -> Row:
+        """With tokens at its end, a sequence of their own that predicts nothing, until the count is a multiple."""
+        more = torch.arange(-self.ids.shape[1] % multiple)[None]
+        ids, positions = torch.cat([self.ids, torch.zeros_like(more)], 1), torch.cat([self.positions, more], 1)
+        return replace(self, ids=ids, positions=positions)
 
-    @property
-    def targets(self) -> Tensor:
-        """(masked,) ids of the tokens to be predicted."""
-        return self.ids[0, self.sampled]
+    def slice(self, start: int, end: int) -> Row:
+        """The tokens from `start` to before `end`, and what they predict."""
+        inside = (self.predicting >= start) & (self.predicting < end)
+        predicting, targets = self.predicting[inside] - start, self.targets[inside]
+        return Row(self.ids[:, start:end], self.positions[:, start:end], predicting, targets)
 
 
 def lay_end_to_end(ids: Sequence[Tensor], masks: Sequence[Tensor]) -> Row:
@@ -56,7 +60,8 @@ def lay_end_to_end(ids: Sequence[Tensor], masks: Sequence[Tensor]) -> Row:
     """
     positions = torch.cat([torch.arange(len(sequence)) for sequence in ids])
     sampled = torch.cat(list(masks)).nonzero().squeeze(1)
-    return Row(torch.cat(list(ids))[None], positions[None], sampled)
+    row = torch.cat(list(ids))
+    return Row(row[None], positions[None], sampled - 1, row[sampled])
 
 
 def fill_rows(lengths: Sequence[int], tokens_max: int) -> list[list[int]]:

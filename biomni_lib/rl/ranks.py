@@ -3,15 +3,21 @@
 The weights are cut over the ranks (FSDP2): a layer is gathered while it is computed. Every rank is given the whole
 batch and works out by itself which rank reads which trajectories; gradients are summed, not averaged, since the weight
 of every token was fixed for the whole optimizer step before. All ranks do the same number of passes.
+
+Where a row is too long for one card, `context` neighbouring ranks read each row together (see `shared_row`) and are one
+reader among `readers`: they are given the same trajectories and know the same of them, and the weights are cut over all
+ranks as before, so that one sum of gradients is that over trajectories and that over slices.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.distributed import ProcessGroup
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 T = TypeVar("T")
@@ -23,6 +29,7 @@ class Ranks:
 
     device: where the learner's arithmetic is done. offload: whether what a rank holds rests in the host's memory.
     gathered: the numbers of gathered weights, and so of the passes; None for those that they are kept in.
+    context: how many of the ranks read one row together; divides `count`.
     """
 
     rank: int = 0
@@ -30,14 +37,33 @@ class Ranks:
     device: torch.device = torch.device("cpu")
     offload: bool = False
     gathered: torch.dtype | None = None
+    context: int = 1
+
+    @property
+    def readers(self) -> int:
+        """How many rows are read at once."""
+        return self.count // self.context
+
+    @property
+    def reader(self) -> int:
+        """Which of them this rank reads."""
+        return self.rank // self.context
+
+    @cached_property
+    def group(self) -> ProcessGroup | None:
+        """The ranks that read a row together with this one; None where it reads alone. All ranks must ask at once."""
+        if self.context == 1:
+            return None
+        group, _ = torch.distributed.new_subgroups(group_size=self.context)
+        return group
 
     def gather(self, value: T) -> list[T]:
-        """What every rank gave, by rank."""
+        """What every reader gave, in their order; ranks that read together give the same."""
         if self.count == 1:
             return [value]
         given: list[Any] = [None] * self.count
         torch.distributed.all_gather_object(given, value)
-        return given
+        return given[:: self.context]
 
     def place(self, reader: Any) -> Any:
         """Bring a `logprobs.Reader` to the device, and keep of its weights this rank's share alone."""

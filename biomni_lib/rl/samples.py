@@ -72,11 +72,11 @@ def micro_batches(samples: Sequence[Sample], tokens_max: int) -> list[list[Sampl
 
 
 def passes(samples: Sequence[Sample], tokens_max: int, ranks: Ranks) -> tuple[list[list[Sample]], int]:
-    """The rows of `micro_batches` that this rank reads of all ranks' samples, at least one.
+    """The rows of `micro_batches` that this rank reads, alone or with others, of all ranks' samples; at least one.
 
     Returns: the rows, and how many passes without effect follow until all ranks have done as many.
     """
-    shares = share_out([len(sample.ids) for sample in samples], ranks.count)
+    shares = share_out([len(sample.ids) for sample in samples], ranks.readers)
     rows = [micro_batches([samples[index] for index in share], tokens_max) for share in shares]
-    own = rows[ranks.rank]
+    own = rows[ranks.reader]
     return own, max(map(len, rows)) - len(own)

@@ -1,9 +1,13 @@
 """Supervised fine-tuning on accepted trajectories: the loss is on the tokens that the teacher wrote, nothing else.
 
 The ledger's ids are trained on as they are. A batch is made of parts that hold trajectories of like length, padded on
-the right, so causal attention needs no mask, and parts of any length, so tasks are mixed in it. The order follows from
-the seed, so an interrupted run goes on as if it had not been interrupted. Threads take parts: on matrices this small
-that is half as fast again as all threads at one matrix.
+the right, so causal attention needs no mask, and parts of any length, so tasks are mixed in it. Or, with
+`sft.micro_batch_tokens`, its parts are rows of trajectories laid end to end, read as the RL learner reads them. The
+order follows from the seed, so an interrupted run goes on as if it had not been interrupted. Threads take parts: on
+small matrices that is half as fast again as all threads at one matrix.
+
+All weights are trained, or a LoRA adapter beside them, which is merged at the end: what comes after SFT, RL with an
+adapter of its own included, sees a model of the usual form.
 """
 
 from __future__ import annotations
@@ -25,8 +29,10 @@ from biomni_lib.agent.ledger import Trajectory
 from biomni_lib.config import RunConfig
 from biomni_lib.errors import DataError, TrainingError
 from biomni_lib.provenance import atomic_path
-from biomni_lib.rl.logprobs import token_logprobs
-from biomni_lib.sft.muon import muon_and_adamw
+from biomni_lib.rl.adapter import add_adapter
+from biomni_lib.rl.logprobs import Reader, token_logprobs
+from biomni_lib.rl.optimizers import make_optimizers
+from biomni_lib.rl.packing import PACKED, fill_rows, lay_end_to_end
 from biomni_lib.tasks import refuse_evaluation_only
 
 CHECKPOINT_EVERY = 50
@@ -90,6 +96,12 @@ def summed_loss(model: Any, ids: Tensor, mask: Tensor) -> Tensor:
     return -logprobs.sum()
 
 
+def packed_loss(model: Any, examples: Sequence[Example]) -> Tensor:
+    """`summed_loss` of examples laid end to end; the model's attention must be `rl.packing`'s."""
+    row = lay_end_to_end([example.ids for example in examples], [example.mask for example in examples])
+    return -Reader(model)(row, 1.0, False)[0].sum()
+
+
 class SftTrainer:
     """Trains a model on examples, step by step, with checkpoints.
 
@@ -106,8 +118,15 @@ class SftTrainer:
         sft = config.sft
         orders = (batch_order(lengths, sft.batch_size, epoch, config.seed) for epoch in range(sft.epochs))
         self.batches = [batch for order in orders for batch in order]
-        self.optimizers = muon_and_adamw(model, lr_muon=sft.lr_muon, lr_adamw=sft.lr_adamw)
-        self.parameters = list(model.parameters())
+        self.adapter: Any = None
+        if sft.lora_rank is not None:
+            self.adapter = add_adapter(model, rank=sft.lora_rank, alpha=sft.lora_alpha, seed=config.seed)
+        if sft.micro_batch_tokens is not None:
+            model.set_attn_implementation(PACKED)
+        if sft.gradient_checkpointing:
+            model.gradient_checkpointing_enable()
+        self.optimizers = make_optimizers(model, sft.optimizer, lr_muon=sft.lr_muon, lr_adamw=sft.lr_adamw)
+        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.workers = ThreadPoolExecutor(sft.threads, "sft", initializer=lambda: torch.set_num_threads(1))
         self.step_number = 0
         if checkpoint.is_file():
@@ -125,6 +144,10 @@ class SftTrainer:
         finally:
             torch.set_num_threads(threads)
 
+    def merged(self) -> Any:
+        """The trained model, in which an adapter has become part of the matrices; the last thing to ask for."""
+        return self.model if self.adapter is None else self.adapter.merge_and_unload()
+
     def _train(self, on_step: OnStep | None) -> None:
         began, first = time.monotonic(), self.step_number
         while self.step_number < len(self.batches):
@@ -141,11 +164,9 @@ class SftTrainer:
         batch = [self.examples[i] for i in self.batches[self.step_number]]
         loss = self._backward(batch)
         share = self._schedule()
-        for optimizer, rate in zip(self.optimizers, (self.config.sft.lr_muon, self.config.sft.lr_adamw), strict=True):
-            for group in optimizer.param_groups:
-                group["lr"] = rate * share
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+        self.optimizers.set_rates(share)
+        self.optimizers.step()
+        self.optimizers.zero_grad()
         self.step_number += 1
         seconds = time.monotonic() - began
         return {
@@ -161,7 +182,7 @@ class SftTrainer:
         Raises: TrainingError when it is not finite.
         """
         written = sum(int(example.mask[1:].sum()) for example in batch)
-        parts = [batch[first : first + PART] for first in range(0, len(batch), PART)]
+        parts = self._parts(batch)
         results = list(self.workers.map(self._part, parts, [written] * len(parts)))
         loss = sum(loss for loss, _ in results)
         if not math.isfinite(loss):
@@ -170,9 +191,17 @@ class SftTrainer:
             parameter.grad = functools.reduce(torch.add, gradients)
         return loss
 
+    def _parts(self, batch: Sequence[Example]) -> list[list[Example]]:
+        """What of a batch is computed together."""
+        tokens = self.config.sft.micro_batch_tokens
+        if tokens is None:
+            return [list(batch[first : first + PART]) for first in range(0, len(batch), PART)]
+        return [[batch[i] for i in row] for row in fill_rows([len(example.ids) for example in batch], tokens)]
+
     def _part(self, part: Sequence[Example], written: int) -> tuple[float, tuple[Tensor, ...]]:
         """A part's share of the batch's loss, and its gradient, one tensor a parameter."""
-        loss = summed_loss(self.model, *pad(part)) / written
+        packed = self.config.sft.micro_batch_tokens is not None
+        loss = (packed_loss(self.model, part) if packed else summed_loss(self.model, *pad(part))) / written
         return loss.item(), torch.autograd.grad(loss, self.parameters)
 
     def _schedule(self) -> float:
@@ -185,15 +214,15 @@ class SftTrainer:
     def _save(self) -> None:
         state = {
             "step": self.step_number,
-            "model": self.model.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "model": {name: p.detach() for name, p in self.model.named_parameters() if p.requires_grad},
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers.members],
         }
         with atomic_path(self.checkpoint) as temporary:
             torch.save(state, temporary)
 
     def _restore(self) -> None:
         state = torch.load(self.checkpoint, weights_only=True)
-        self.model.load_state_dict(state["model"])
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+        self.model.load_state_dict(state["model"], strict=False)
+        for optimizer, saved in zip(self.optimizers.members, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.step_number = state["step"]

@@ -102,7 +102,9 @@ def _finished(config: RunConfig, stage: str) -> Manifest:
 def _about(config: RunConfig, manifests: Mapping[str, Manifest]) -> Iterator[str]:
     here, model = paths(config), config.model
     kind = "trained from scratch" if model.kind == "tiny" else f"started from {model.path}"
-    yield f"- *Architecture:* Qwen3, {parameters(here.rl_model):,} parameters, {kind}; float32 safetensors"
+    told = json.loads((here.rl_model / "config.json").read_text(encoding="utf-8"))
+    architecture = told["model_type"].capitalize()
+    yield f"- *Architecture:* {architecture}, {parameters(here.rl_model):,} parameters, {kind}; float32 safetensors"
     if model.kind == "tiny":
         sizes = f"width {model.hidden}, {model.layers} layers, {model.heads} heads"
         yield f"- *Sizes:* {sizes}, vocabulary of at most {model.vocab:,}"
@@ -114,9 +116,11 @@ def _about(config: RunConfig, manifests: Mapping[str, Manifest]) -> Iterator[str
 def _use(config: RunConfig) -> Iterator[str]:
     yield "For studying the recipe: what each part of it does at a size at which runs are cheap."
     yield ""
+    tiny = config.model.kind == "tiny"
+    known = "know the layout of these prompts and nothing else of biology" if tiny else "were trained on these alone"
     yield (
-        "Not for any medical use, and not for questions other than the tasks below: the models know the layout of "
-        "these prompts and nothing else of biology. Their code is to be run in the sandbox alone."
+        f"Not for any medical use, and not for questions other than the tasks below: the models {known}. "
+        "Their code is to be run in the sandbox alone."
     )
 
 

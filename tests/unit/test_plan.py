@@ -70,6 +70,17 @@ def test_32b_needs_sixteen_cards() -> None:
     assert eight.learner["optimizer"] == adam / 8 and plan.learner["optimizer"] == adam / 16
 
 
+def test_a_row_read_by_several_ranks_is_divided_among_them() -> None:
+    plan, alone = planned(load_config("gpu-32b")), planned(load_config("gpu-32b", placement={"context_parallel": 1}))
+    assert alone.learner["activations"] == 4 * plan.learner["activations"]
+    assert "(of 16 that share the weights, 4 a row)" in tell(plan, None, 1.0)
+    many = planned(load_config("gpu-32b", placement={"context_parallel": 16}))  # 8 heads of keys, each on two ranks
+    assert 1 < 16 * many.learner["activations"] / alone.learner["activations"] < 1.05
+    told = r"^placement\.context_parallel = 3: the model's 64 .* set one of \[1, 2, 4, 8, 16, 32, 64\]$"
+    with pytest.raises(ConfigError, match=told):
+        planned(load_config("gpu-32b", placement={"learner_ranks": 15, "context_parallel": 3}))
+
+
 def test_what_ranks_keep_may_rest_on_the_host() -> None:
     cards, host = (planned(load_config("gpu-32b", placement={"learner_offload": off})) for off in (False, True))
     kept = sum(cards.learner[part] for part in ("weights", "gradients", "optimizer"))

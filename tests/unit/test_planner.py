@@ -9,7 +9,6 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from biomni_lib.config import RlConfig
 from biomni_lib.engines.paged_cache import PagedCache
 from biomni_lib.errors import ConfigError
 from biomni_lib.planner import memory, work
@@ -18,7 +17,7 @@ from biomni_lib.rl.adapter import add_adapter
 from biomni_lib.rl.logprobs import token_logprobs
 from biomni_lib.rl.optimizers import make_optimizers
 from biomni_lib.rl.packing import PACKED
-from tests.held_memory import Held
+from tests.held_memory import Held, kept_for_backward
 
 SIZES = {"vocab": 300, "hidden": 64, "layers": 3, "heads": 4, "kv_heads": 2, "head_dim": 32, "intermediate": 192}
 QWEN, LLAMA = Shape(**SIZES, tied=False), Shape(**SIZES, tied=True, qk_norm=False)
@@ -83,7 +82,7 @@ def test_weights_at_full_size(name: str, billions: float) -> None:
 def test_the_optimizers_state_and_the_gradients(rank: int | None, optimizer: str) -> None:
     """Exact, but for AdamW's step counts of 4 bytes a tensor."""
     model = made(QWEN, rank=rank)
-    optimizers = make_optimizers(model, RlConfig(optimizer=optimizer))
+    optimizers = make_optimizers(model, optimizer, lr_muon=1e-3, lr_adamw=1e-3)
     tensors = [p for p in model.parameters() if p.requires_grad]
     for parameter in tensors:
         parameter.grad = torch.ones_like(parameter)
@@ -103,18 +102,7 @@ def test_what_autograd_keeps_for_the_backward_pass(
 ) -> None:
     """Within 2% of the storages that autograd saves, each counted once and weights not at all."""
     model = made(shape, size, rank, checkpointing=checkpointing)
-    own = {t.untyped_storage()._cdata for t in (*model.parameters(), *model.buffers())}
-    kept: dict[int, torch.Tensor] = {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        key = tensor.untyped_storage()._cdata
-        if key not in own:
-            kept[key] = tensor
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        hidden_states(model)
-    measured = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    measured = kept_for_backward(lambda: hidden_states(model), (*model.parameters(), *model.buffers()))
     planned = memory.activation_bytes(shape, TOKENS, size, rank, checkpointing=checkpointing)
     if checkpointing:  # one layer is planned for that autograd has not kept, and the positions are not autograd's
         planned -= TOKENS * (memory.layer_activation_bytes(shape, size, rank) + 2 * shape.head_dim * size)

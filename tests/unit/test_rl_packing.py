@@ -60,6 +60,18 @@ def test_a_row_knows_what_is_predicted_from_where() -> None:
     assert row.ids[0, row.predicting].tolist() == before
 
 
+@pytest.mark.parametrize("ranks", [1, 2, 3, 40])
+def test_equal_slices_of_a_row_that_is_filled_up_predict_what_the_row_does(ranks: int) -> None:
+    row = lay_end_to_end(sequences(), masks())
+    full = row.filled_up(ranks)
+    tokens = full.ids.shape[1] // ranks
+    parts = [full.slice(n * tokens, (n + 1) * tokens) for n in range(ranks)]
+    assert torch.cat([part.targets for part in parts]).equal(row.targets)
+    predicting = torch.cat([part.ids[0, part.predicting] for part in parts])
+    assert predicting.equal(row.ids[0, row.predicting])
+    assert full.positions[0, sum(LENGTHS) :].tolist() == list(range(ranks * tokens - sum(LENGTHS)))
+
+
 def test_a_packed_row_equals_transformers_own_attention(model: torch.nn.Module) -> None:
     """Each sequence alone; all of them padded; and in one row, whose restarting positions become a mask there."""
     stock, ids = copy.deepcopy(model), sequences()

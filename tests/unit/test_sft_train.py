@@ -16,7 +16,7 @@ from biomni_lib.config import RunConfig
 from biomni_lib.errors import DataError, TrainingError
 from biomni_lib.sft import train
 from biomni_lib.sft.pretraining import ANSWERS, copy_documents
-from biomni_lib.sft.train import PART, Example, SftTrainer, batch_order, pad, summed_loss, to_example
+from biomni_lib.sft.train import PART, Example, SftTrainer, batch_order, packed_loss, pad, summed_loss, to_example
 from biomni_lib.tasks import Instance
 from biomni_lib.tasks.baselines import read_facts
 from tests.acting_toy import model, renderer, token_ids
@@ -43,6 +43,7 @@ def sft_config(make_config: Callable[..., RunConfig]) -> RunConfig:
 
 
 SFT = {"batch_size": 4, "epochs": 3, "threads": 1, "warmup_steps": 4, "lr_adamw": 1e-2}
+LORA = {"lora_rank": 4, "lora_alpha": 8, "optimizer": "adamw", "micro_batch_tokens": 64}
 
 
 def test_an_example_ends_behind_the_last_written_token() -> None:
@@ -128,11 +129,18 @@ def weights(trainer: SftTrainer) -> dict[str, torch.Tensor]:
     return trainer.model.state_dict()
 
 
+@pytest.mark.parametrize(("changes", "other"), [({}, 5), (LORA, 0)])
 def test_a_resumed_training_equals_an_uninterrupted_one(
-    sft_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_config: Callable[..., RunConfig],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, Any],
+    other: int,
 ) -> None:
+    """The checkpoint's weights count, whatever those of the model are that is gone on with (`other`)."""
     monkeypatch.setattr(train, "CHECKPOINT_EVERY", 3)
-    whole = SftTrainer(model(), EXAMPLES, sft_config, tmp_path / "whole.pt")
+    config = make_config(sft={**SFT, **changes})
+    whole = SftTrainer(model(), EXAMPLES, config, tmp_path / "whole.pt")
     losses: dict[float, float] = {}
     whole.train(lambda m: losses.update({m["step"]: m["sft/loss"]}))
     assert len(losses) == len(whole.batches) == 18
@@ -145,9 +153,9 @@ def test_a_resumed_training_equals_an_uninterrupted_one(
             raise Stopped  # six steps are saved, two are lost
 
     with pytest.raises(Stopped):
-        SftTrainer(model(), EXAMPLES, sft_config, tmp_path / "cut.pt").train(stop)
+        SftTrainer(model(), EXAMPLES, config, tmp_path / "cut.pt").train(stop)
     rest: dict[float, float] = {}
-    resumed = SftTrainer(model(seed=5), EXAMPLES, sft_config, tmp_path / "cut.pt")  # the checkpoint's weights count
+    resumed = SftTrainer(model(seed=other), EXAMPLES, config, tmp_path / "cut.pt")
     resumed.train(lambda m: rest.update({m["step"]: m["sft/loss"]}))
     assert rest == {step: loss for step, loss in losses.items() if step > 6}
     assert all(torch.equal(a, b) for a, b in zip(weights(whole).values(), weights(resumed).values(), strict=True))
@@ -177,10 +185,41 @@ def test_the_rate_rises_stays_and_falls(sft_config: RunConfig, tmp_path: Path) -
 
 def test_every_parameter_has_one_optimizer(sft_config: RunConfig, tmp_path: Path) -> None:
     trainer = SftTrainer(model(), EXAMPLES, sft_config, tmp_path / "c.pt")
-    muon, adamw = ([p for group in o.param_groups for p in group["params"]] for o in trainer.optimizers)
+    muon, adamw = ([p for group in o.param_groups for p in group["params"]] for o in trainer.optimizers.members)
     assert all(p.ndim == 2 for p in muon) and len(muon) == 2 * 7  # q, k, v, o, gate, up, down of each layer
     assert {id(p) for p in [*muon, *adamw]} == {id(p) for p in trainer.model.parameters()}
     assert len(muon) + len(adamw) == len(list(trainer.model.parameters()))
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_rows_laid_end_to_end_have_the_loss_and_the_gradient_of_padded_ones(
+    make_config: Callable[..., RunConfig], tmp_path: Path, checkpointing: bool
+) -> None:
+    packed = {"micro_batch_tokens": 48, "gradient_checkpointing": checkpointing, "threads": 2}
+    settings = [make_config(sft={**SFT, **changes}) for changes in ({}, packed)]
+    padded, laid = (SftTrainer(model(), EXAMPLES, config, tmp_path / "c.pt") for config in settings)
+    rows = laid._parts(EXAMPLES[:6])
+    assert 1 < len(rows) < 6 and all(sum(len(e.ids) for e in row) <= 48 for row in rows)
+    assert laid._backward(EXAMPLES[:6]) == pytest.approx(padded._backward(EXAMPLES[:6]), abs=1e-5)
+    for ours, reference in zip(laid.parameters, padded.parameters, strict=True):
+        assert torch.allclose(ours.grad, reference.grad, atol=1e-6)
+
+
+def test_an_adapter_alone_is_trained_and_then_merged(make_config: Callable[..., RunConfig], tmp_path: Path) -> None:
+    config, seen = make_config(sft={**SFT, **LORA, "epochs": 30}), []
+    given = model(scale=1.0)
+    start = {name: weights.clone() for name, weights in given.state_dict().items()}
+    trainer = SftTrainer(given, EXAMPLES[:4], config, tmp_path / "c.pt")
+    assert len(trainer.parameters) == 2 * 2 * 7  # two factors for q, k, v, o, gate, up, down of both layers
+    trainer.train(seen.append)
+    assert seen[-1]["sft/loss"] < seen[0]["sft/loss"] - 0.4  # small frozen embeddings allow for about 0.6
+    with torch.no_grad():
+        beside = float(packed_loss(given, EXAMPLES[:4]))
+        merged = trainer.merged()
+        assert float(packed_loss(merged, EXAMPLES[:4])) == pytest.approx(beside, rel=1e-5)
+    assert merged.state_dict().keys() == start.keys()
+    changed = {name for name, weights in merged.state_dict().items() if not torch.equal(weights, start[name])}
+    assert changed == {name for name in start if name.endswith("_proj.weight")}
 
 
 def test_nothing_to_learn_from_and_a_loss_that_is_no_number(sft_config: RunConfig, tmp_path: Path) -> None:
