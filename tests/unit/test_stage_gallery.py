@@ -105,6 +105,7 @@ def run(config, lake_dir, monkeypatch, tmp_path):
     for model in (here.sft_model, here.rl_model):
         model.mkdir(parents=True)
         (model / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(60))
+        (model / "config.json").write_text('{"model_type": "qwen3"}')
     save_evaluation(config)
     made = {"build_data": [here.data], "sft": [here.sft_model], "rl": [here.rl_model], "evaluate": [here.evaluate]}
     told = {"build_data": {"instances": {"train": 8}}, "sft": {"sampled": 30, "kept": 12}}
