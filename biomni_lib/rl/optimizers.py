@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from biomni_lib.sft.muon import muon_and_adamw
+from biomni_lib.rl.muon import muon_and_adamw
 
 
 class Optimizers:

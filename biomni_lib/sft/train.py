@@ -214,15 +214,20 @@ class SftTrainer:
     def _save(self) -> None:
         state = {
             "step": self.step_number,
-            "model": {name: p.detach() for name, p in self.model.named_parameters() if p.requires_grad},
+            "model": self._trained(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers.members],
         }
         with atomic_path(self.checkpoint) as temporary:
             torch.save(state, temporary)
 
+    def _trained(self) -> dict[str, Tensor]:
+        """The weights that are trained, by name; not copied."""
+        return {name: p.detach() for name, p in self.model.named_parameters() if p.requires_grad}
+
     def _restore(self) -> None:
         state = torch.load(self.checkpoint, weights_only=True)
-        self.model.load_state_dict(state["model"], strict=False)
+        for name, weights in self._trained().items():
+            weights.copy_(state["model"][name])
         for optimizer, saved in zip(self.optimizers.members, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.step_number = state["step"]

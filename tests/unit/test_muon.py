@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from biomni_lib.sft.muon import Muon, orthogonalize
+from biomni_lib.rl.muon import Muon, orthogonalize
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (4, 16), (16, 4), (1, 5)])
