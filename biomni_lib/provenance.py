@@ -230,16 +230,18 @@ def run_lock(run_dir: Path) -> Iterator[None]:
         lock.release()
 
 
-def require_disk(path: Path, need_bytes: int) -> None:
+def require_disk(path: Path, need_bytes: int, setting: str = "runs_root") -> None:
     """Refuse to start what would fill the disk.
 
+    Args:
+        path: where it is to lie. need_bytes: what it takes. setting: the one that decides where.
     Raises: RunError with what is free and what is needed.
     """
     folder = next(p for p in (path, *path.resolve().parents) if p.exists())
     free = shutil.disk_usage(folder).free
     if free < need_bytes:
         raise RunError(
-            f"{path}: {free / 1e6:.0f} MB free, {need_bytes / 1e6:.0f} MB needed; free some, or set runs_root elsewhere"
+            f"{path}: {free / 1e6:.0f} MB free, {need_bytes / 1e6:.0f} MB needed; free some, or set {setting} elsewhere"
         )
 
 

@@ -47,13 +47,20 @@ def fetch_model(repository: str, revision: str | None, target: Path) -> None:
         for need in ("config.json", "*.safetensors"):
             if not any(fnmatch(name, need) for name in sizes):
                 raise RunError(f"model.repository = {repository!r}: has no {need}; name one with safetensors weights")
-        require_disk(beside, sum(sizes.values()) - sum(f.stat().st_size for f in beside.rglob("*") if f.is_file()))
+        here = sum(file.stat().st_size for file in beside.rglob("*") if file.is_file())
+        require_disk(beside, sum(sizes.values()) - here, "model.path")
         snapshot_download(repository, revision=told.sha, local_dir=beside, allow_patterns=list(sizes))
         _check(beside, sizes, repository)
         licence = told.card_data.license if told.card_data else None
         source = {"repository": repository, "revision": revision or "main", "commit": told.sha, "licence": licence}
         (beside / SOURCE).write_text(json.dumps(source, indent=1) + "\n", encoding="utf-8")
         shutil.rmtree(beside / ".cache")
+        for file in (path for path in beside.rglob("*") if path.is_file()):
+            if file.relative_to(beside).as_posix() not in {
+                *sizes,
+                SOURCE,
+            }:  # of a start that asked for another revision
+                file.unlink()
         beside.rename(target)
 
 

@@ -123,6 +123,7 @@ def test_an_interrupted_fetch_goes_on_where_it_was(bulky: Hub, tmp_path: Path) -
         listing.unlink()
     assert f"1 of 3 files did not arrive whole, {LATE}" in fetch(bulky.url, target) and not target.exists()
     bulky.lost = False
+    (beside / "of-another-commit.json").write_text("{}")
     bulky.seen.clear()
     assert fetch(bulky.url, target) == ""
     assert [path.rpartition("/")[2] for path, _ in bulky.seen if "resolve" in path] == [LATE]
