@@ -7,7 +7,8 @@
 #                                                               the environment server, over the lake of runs/ (make data)
 ARG BASE=python:3.12-slim
 FROM ${BASE}
-# LOCK: which environment. TORCH_INDEX: the default of the Makefile serves the CPU build.
+# LOCK: which environment; environment/gpu.lock for GPU machines (that variant has not been built). TORCH_INDEX: the default
+# of the Makefile serves the CPU build, and is asked for that alone.
 ARG LOCK=environment/cpu.lock
 ARG TORCH_INDEX=default
 
@@ -18,7 +19,7 @@ RUN apt-get update \
 
 USER biomni
 WORKDIR /srv/biomni
-ENV LOCK=${LOCK} PIP_NO_CACHE_DIR=1
+ENV LOCK=${LOCK} VENV=.venv PIP_NO_CACHE_DIR=1
 
 # The environment first: a change of the code alone does not install it again.
 COPY --chown=biomni Makefile pyproject.toml LICENSE ./

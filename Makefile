@@ -2,8 +2,11 @@
 
 PRESET ?= cpu
 PYTHON ?= python3
-LOCK ?= environment/cpu.lock
-VENV ?= .venv
+# What runs a GPU preset's models needs the GPU environment; everything else, its plan included, the CPU environment.
+RUNS := setup reproduce notebooks seeds ablations evaluate lab
+ENVIRONMENT := $(if $(filter gpu-%,$(PRESET)),$(if $(filter $(RUNS),$(MAKECMDGOALS)),gpu,cpu),cpu)
+LOCK ?= environment/$(ENVIRONMENT).lock
+VENV ?= .venv$(filter-out -cpu,-$(ENVIRONMENT))
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 LAB_ARGS ?=
 ONLY ?=
@@ -28,7 +31,7 @@ help: ## Print this help
 	@echo "Usage: make TARGET [PRESET=$(PRESET)]"
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "  %-12s %s\n", $$1, $$2}'
 
-setup: ## Make .venv with the locked environment (other targets do it too)
+setup: ## Make .venv with the locked environment, .venv-gpu for PRESET=gpu-8b (other targets do it too)
 	@PYTHON="$(PYTHON)" LOCK="$(LOCK)" VENV="$(VENV)" TORCH_INDEX="$(TORCH_INDEX)" bash environment/install.sh
 
 data: setup ## Build the data lake; its public tier is downloaded, or taken from BIOMNI_DATA_MIRROR
@@ -115,6 +118,6 @@ format: setup ## Bring code into the house format
 	@$(BIN)/ruff check --quiet --fix-only
 	@$(BIN)/ruff format --quiet
 
-clean: ## Remove .venv, .venv-vllm and caches; runs/ stays
-	@rm -rf .venv .venv-vllm .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist *.egg-info
+clean: ## Remove .venv, .venv-vllm, .venv-gpu and caches; runs/ and models/ stay
+	@rm -rf .venv .venv-vllm .venv-gpu .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist *.egg-info
 	@find biomni_lib tests -name __pycache__ -type d -prune -exec rm -rf {} +

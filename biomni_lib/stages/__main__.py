@@ -56,8 +56,8 @@ def notebooks(preset: Preset = "cpu", seed: Seed = 0, runs_root: RunsRoot = "run
     from biomni_lib.stages.runner import run_notebooks
 
     config = settings(preset, seed, runs_root, changed)
-    before_start(config)
     with _stoppable(config):
+        before_start(config)
         run_notebooks(config)
 
 
@@ -84,9 +84,9 @@ def reproduce(preset: Preset = "cpu", seed: Seed = 0, runs_root: RunsRoot = "run
     from biomni_lib.stages.runner import run_notebooks
 
     config = settings(preset, seed, runs_root, changed)
-    before_start(config)
     here = paths(config)
     with _stoppable(config):
+        before_start(config)
         if run_notebooks(config) or not here.figures.is_dir():
             draw(config)
         _print_results(config)

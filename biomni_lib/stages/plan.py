@@ -1,8 +1,9 @@
-"""`plan`: what a preset takes, printed; and the refusal to start what cannot work here."""
+"""`plan`: what a preset takes, printed. Before a start: what cannot work here is refused, and the model fetched."""
 
 import psutil
 
-from biomni_lib.config import RunConfig, project_root
+from biomni_lib.config import RunConfig
+from biomni_lib.engines.pretrained import have_model
 from biomni_lib.errors import RunError
 from biomni_lib.planner import find_cards, make_plan, parse_cards, tell
 
@@ -27,20 +28,16 @@ def run(
 
 
 def before_start(config: RunConfig) -> None:
-    """Print the plan of a preset with a pretrained model, and refuse it where it cannot run.
+    """Print the plan of a preset with a pretrained model, refuse it where it cannot run, and make or fetch the model.
 
-    Raises: RunError when it does not fit on the cards found, or the model is not in its folder.
+    Raises: RunError when it does not fit on the cards found, or the model cannot be had; ConfigError when none is
+        named.
     """
     if config.model.path is None:
         return
-    fits = run(config)
-    if config.engine.kind != "vllm":
-        return
-    if not fits:
+    if not run(config):
         raise RunError(
             f"preset {config.preset} does not fit on the GPUs of this machine (the plan above says why); take other "
             "cards, or change placement.share, agent.max_tokens or the model"
         )
-    folder = project_root() / config.model.path
-    if not (folder / "config.json").is_file():
-        raise RunError(f"model.path = '{config.model.path}': no model there; put its Hugging Face folder at {folder}")
+    print(f"\nmodel: {have_model(config.model)}", flush=True)

