@@ -29,7 +29,7 @@ from biomni_lib.config import RunConfig
 from biomni_lib.engines.base import Completion, Engine, EngineStats, Sampling
 from biomni_lib.engines.parcel import Files, Parcel, unpacked
 from biomni_lib.engines.routes import Routes
-from biomni_lib.errors import BiomniError, EngineError, EngineLostError, RunError
+from biomni_lib.errors import BiomniError, EngineDiedError, EngineError, EngineLostError, RunError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -171,7 +171,7 @@ class RayEngine(Engine):
             result, stats = await cluster.answer(getattr(actor.handle, method).remote(*arguments))
         except RayTaskError:
             raise
-        except RayError as error:
+        except (EngineDiedError, RayError) as error:
             self._lose(actor, error)
             if self._closed:
                 raise EngineError(CLOSED) from None
@@ -204,9 +204,9 @@ class RayEngine(Engine):
             except asyncio.CancelledError:
                 ray.kill(handle)
                 raise
-            except (EngineError, RayError) as error:
+            except (EngineError, EngineDiedError, RayError) as error:
                 ray.kill(handle)
-                if isinstance(error, RayTaskError) or not (self.losses or isinstance(error, RayError)):
+                if isinstance(error, RayTaskError) or (isinstance(error, EngineError) and not self.losses):
                     raise  # a fault of the code, or a model or a machine that no second attempt changes
                 lost = error
 
@@ -223,8 +223,8 @@ class RayEngine(Engine):
         running = self._actor
         return running.done() and not running.cancelled() and not running.exception() and running.result() is actor
 
-    def _lose(self, actor: _Actor, error: RayError) -> None:
-        """Replace an actor that is gone; who notices first does it."""
+    def _lose(self, actor: _Actor, error: Exception) -> None:
+        """Replace an actor that is gone, or whose engine is; who notices first does it."""
         if self._is_current(actor) and not self._closed:
             self._stats_before, self._stats = total(self._stats_before, self._stats), EngineStats()
             ray.kill(actor.handle)
