@@ -9,7 +9,7 @@ What the weights of one step change may be too little to see, so the gate is pas
 
 In float32 the largest difference of a token decides. In bfloat16 engine and learner round logits apart, by 1/16 nat
 near 16, and the largest grows with the number of tokens, so the mean decides. Measured between vLLM and the learner on
-CPU, probes of 64 tokens: SmolLM2-135M in bfloat16 mean 0.035 to 0.052, largest 0.19 to 0.25 (0.38 of 1,500 tokens), with
+CPU, 64 tokens a probe: SmolLM2-135M in bfloat16 mean 0.035 to 0.052, largest 0.19 to 0.25 (0.38 of 1,500 tokens); with
 noise of 3% on all weights mean 0.15 to 0.22; the model of preset cpu after SFT in bfloat16 mean up to 0.002, largest
 0.04, in float32 largest 5e-6, against its weights after RL mean 0.27.
 

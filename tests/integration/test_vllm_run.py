@@ -162,7 +162,7 @@ async def test_a_core_that_dies_in_a_living_actor_is_replaced_with_the_newest_we
         (engine,) = engines.engines
         actor = psutil.Process(await process_of(engine))
         os.kill(core_under(actor.pid).pid, signal.SIGKILL)
-        with pytest.raises(EngineLostError, match="engine 0 was lost .*EngineDiedError: vLLM's engine process"):
+        with pytest.raises(EngineLostError, match="engine 0 was lost"):
             while True:
                 await engines.generate(token_ids(1, 20), LONG)
         reply = await engines.generate(token_ids(1, 20), LONG)
@@ -181,7 +181,7 @@ async def test_in_bfloat16_the_gate_tells_rounding_from_a_stale_head(
     for seed in (0, 7):
         save_model(acting_toy.model(seed, sizes=SIZES), acting_toy.tokenizer(), tmp_path / f"{seed}")
     bound = load_config("gpu-8b").engine.parity_max
-    config = load_config("smoke", model={**SIZES.model_dump(), "dtype": "bfloat16"}, rl={"lora_rank": 4})
+    config = load_config("smoke", model={"head_dim": HEAD_DIM, "dtype": "bfloat16"}, rl={"lora_rank": 4})
     first, second = (LearnerSpec(config, load_recipe("default"), tmp_path / f"{seed}").load() for seed in (0, 7))
     engine = VllmEngine.load(tmp_path / "0", slots=4, context=SIZES.context, dtype="bfloat16")
     try:
