@@ -1,8 +1,9 @@
 """Engines as Ray actors: any engine in a process of its own, on this machine or on a cluster's nodes.
 
-An actor that is lost, with its node or alone, or whose engine has died, is replaced: the new one has the newest weights
-before it takes a request. What the lost one had under way raises EngineLostError, to begin anew; conversations that were
-in their tools go on with another engine. An engine that is lost LOSSES_MAX times within LOSSES_WITHIN_S stops the run.
+An actor that is lost, with its node or alone, or whose engine has died, is replaced: its replacement has the newest
+weights before it takes a request. What the lost one had under way raises EngineLostError, for the rollout to begin
+anew; conversations that were in their tools go on with another engine. An engine that is lost LOSSES_MAX times within
+LOSSES_WITHIN_S stops the run.
 
 Not covered: an actor that hangs without dying; an engine over more than one node.
 """
