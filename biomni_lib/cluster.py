@@ -14,6 +14,8 @@ from biomni_lib.errors import BiomniError, RunError
 
 ALONE = "local"
 """The address that stands for a Ray of this process's own."""
+NICENESS = "RAY_worker_niceness"
+"""How much less urgent nodes that start with it set make actors; Ray's own 15 starves them beside a busy learner."""
 _STORE_BYTES = 100 << 20
 """Ray's shared memory where this process starts Ray: on one machine only text travels, and weights are files."""
 
@@ -29,6 +31,7 @@ def join(address: str, setting: str) -> bool:
     if ray.is_initialized():
         return False
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anyone
+    os.environ.setdefault(NICENESS, "0")
     alone: dict[str, Any] = {"include_dashboard": False, "object_store_memory": _STORE_BYTES}
     try:
         ray.init(address, log_to_driver=False, logging_level=logging.WARNING, **(alone if address == ALONE else {}))

@@ -36,6 +36,10 @@ class EngineLostError(EngineError):
     """The engine that a call was with is gone and is being replaced: the call may be made again."""
 
 
+class EngineDiedError(RunError):
+    """An engine's own process has ended by itself: an engine on Ray is replaced then, any other ends the run."""
+
+
 class LedgerError(BiomniError):
     """A trajectory whose columns or turns contradict each other, or a file of trajectories that cannot be read."""
 

@@ -15,6 +15,7 @@ shift || true
 RAY="$PWD/.venv-gpu/bin/ray"
 PORT=6379
 export RAY_USAGE_STATS_ENABLED=0
+export RAY_worker_niceness=0 # Ray's own 15 starves engines and sandboxes beside the learner
 
 # Who joins must know this token, which Ray keeps in the home folder that the nodes share.
 export RAY_AUTH_MODE=token

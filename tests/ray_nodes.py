@@ -47,6 +47,7 @@ def _add_node(to: Cluster, **more: Any) -> Any:
 def two_nodes() -> Iterator[Nodes]:
     """This process joins; at the end nothing that was started may be left."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ[cluster.NICENESS] = "0"
     nodes = Cluster()
     try:
         _add_node(nodes, include_dashboard=False)

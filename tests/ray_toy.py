@@ -6,11 +6,14 @@ import functools
 import os
 import signal
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 from biomni_lib.agent.ledger import Trajectory
+from biomni_lib.engines.base import EngineStats
 from biomni_lib.engines.ray_engine import RayEngines, start_engines
-from biomni_lib.errors import EngineLostError
+from biomni_lib.engines.transformers_engine import TransformersEngine
+from biomni_lib.errors import EngineDiedError, EngineLostError
 from biomni_lib.rl.scheduler import Ticket
 from biomni_lib.rl.worker import WorkerSpec, World
 from tests.ray_nodes import process_of
@@ -70,6 +73,17 @@ async def hopeless_world(spec: WorkerSpec) -> AsyncIterator[World]:
     engines = start_engines(spec.config, vanish, ToyRenderer())
     async with world_around(engines, spec) as world:
         yield world
+
+
+class EndsOnce(TransformersEngine):
+    """The first one for a model folder says that its own process has ended."""
+
+    def stats(self) -> EngineStats:
+        said = Path(self.model.config._name_or_path) / "ended"
+        if not said.exists():
+            said.touch()
+            raise EngineDiedError("the engine's process has ended")
+        return super().stats()
 
 
 def vanish() -> Any:

@@ -5,6 +5,8 @@ import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import psutil
+
 from biomni_lib.agent.ledger import Trajectory, Turn
 from biomni_lib.agent.rollout import rollout_seed
 from biomni_lib.engines.base import Sampling
@@ -12,6 +14,12 @@ from biomni_lib.engines.vllm_engine import VllmEngine
 from biomni_lib.rl.scheduler import Ticket
 from biomni_lib.rl.worker import WorkerSpec, World
 from tests.acting_toy import token_ids
+
+
+def core_under(pid: int) -> psutil.Process:
+    """The process of vLLM's engine core that a process has started."""
+    (core,) = (p for p in psutil.Process(pid).children(recursive=True) if "EngineCore" in " ".join(p.cmdline()))
+    return core
 
 
 class StaleHead(VllmEngine):

@@ -131,7 +131,7 @@ class Engine(Protocol):
         """Swap the weights between two decoding steps; requests under way go on with the new ones."""
 
     def stats(self) -> EngineStats:
-        """A copy of the counters."""
+        """A copy of the counters. Raises: EngineDiedError when the engine's own process has ended."""
 
     async def close(self) -> None:
         """Stop generating and free everything."""

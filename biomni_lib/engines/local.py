@@ -63,6 +63,7 @@ def load_here(
             model_dir,
             slots=engine.slots,
             context=config.model.context,
+            dtype=config.model.dtype,
             threads=engine.threads,
             tensor_parallel=config.placement.tensor_parallel,
             places=engine.slots + parked,

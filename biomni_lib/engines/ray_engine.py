@@ -1,8 +1,9 @@
 """Engines as Ray actors: any engine in a process of its own, on this machine or on a cluster's nodes.
 
-An actor that is lost, with its node or alone, is replaced: its replacement has the newest weights before it takes a
-request. What the lost one had under way raises EngineLostError, for the rollout to begin anew; conversations that were
-in their tools go on with another engine. An engine that is lost LOSSES_MAX times within LOSSES_WITHIN_S stops the run.
+An actor that is lost, with its node or alone, or whose engine has died, is replaced: its replacement has the newest
+weights before it takes a request. What the lost one had under way raises EngineLostError, for the rollout to begin
+anew; conversations that were in their tools go on with another engine. An engine that is lost LOSSES_MAX times within
+LOSSES_WITHIN_S stops the run.
 
 Not covered: an actor that hangs without dying; an engine over more than one node.
 """
@@ -29,7 +30,7 @@ from biomni_lib.config import RunConfig
 from biomni_lib.engines.base import Completion, Engine, EngineStats, Sampling
 from biomni_lib.engines.parcel import Files, Parcel, unpacked
 from biomni_lib.engines.routes import Routes
-from biomni_lib.errors import BiomniError, EngineError, EngineLostError, RunError
+from biomni_lib.errors import BiomniError, EngineDiedError, EngineError, EngineLostError, RunError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -171,7 +172,7 @@ class RayEngine(Engine):
             result, stats = await cluster.answer(getattr(actor.handle, method).remote(*arguments))
         except RayTaskError:
             raise
-        except RayError as error:
+        except (EngineDiedError, RayError) as error:
             self._lose(actor, error)
             if self._closed:
                 raise EngineError(CLOSED) from None
@@ -204,9 +205,9 @@ class RayEngine(Engine):
             except asyncio.CancelledError:
                 ray.kill(handle)
                 raise
-            except (EngineError, RayError) as error:
+            except (EngineError, EngineDiedError, RayError) as error:
                 ray.kill(handle)
-                if isinstance(error, RayTaskError) or not (self.losses or isinstance(error, RayError)):
+                if isinstance(error, RayTaskError) or (isinstance(error, EngineError) and not self.losses):
                     raise  # a fault of the code, or a model or a machine that no second attempt changes
                 lost = error
 
@@ -223,8 +224,8 @@ class RayEngine(Engine):
         running = self._actor
         return running.done() and not running.cancelled() and not running.exception() and running.result() is actor
 
-    def _lose(self, actor: _Actor, error: RayError) -> None:
-        """Replace an actor that is gone; who notices first does it."""
+    def _lose(self, actor: _Actor, error: Exception) -> None:
+        """Replace an actor that is gone, or whose engine is; who notices first does it."""
         if self._is_current(actor) and not self._closed:
             self._stats_before, self._stats = total(self._stats_before, self._stats), EngineStats()
             ray.kill(actor.handle)

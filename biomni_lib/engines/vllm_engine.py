@@ -8,8 +8,12 @@ New weights come while requests are under way: generation is paused, weights are
 itself says which version sampled which token. What is cached of a prompt belongs to the weights that read it: cache
 salts keep a conversation with what it was begun with (`kv_on_update` keep), and from others' older prompts.
 
+vLLM's processes may die alone. What waits for one of them then, a swap of weights above all, would wait for ever: vLLM
+ends its requests, not its other calls. So this class looks whether vLLM lives for as long as it has calls under way.
+
 Not covered: the same bits in other company (batches differ, so do the last digits), more than one engine, several
-nodes. Tensor parallelism, CUDA graphs and bfloat16 are vLLM's defaults on a GPU, where this class has not run.
+nodes, a vLLM that lives and does not answer. Tensor parallelism and CUDA graphs are vLLM's defaults on a GPU, where
+this class has not run.
 """
 
 from __future__ import annotations
@@ -37,7 +41,7 @@ from biomni_lib.engines.base import (
 from biomni_lib.engines.vllm_counter import Counter
 from biomni_lib.engines.vllm_worker import OWNER, WeightSwap
 from biomni_lib.engines.weight_files import shared_memory, write_weights
-from biomni_lib.errors import EngineError
+from biomni_lib.errors import EngineDiedError, EngineError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,6 +60,8 @@ GIB = 1 << 30
 SEED_MAX = (1 << 63) - 1
 FIRST = "default"  # what vLLM calls the weights that it started with, before it is told another name
 CLOSED = "the engine is closed; start a new one"
+DIED = "vLLM's engine process has ended by itself; look at its log and at the memory, then run the same command again"
+ALIVE_S = 0.5  # between two looks whether vLLM's process lives
 
 T = TypeVar("T")
 
@@ -90,6 +96,7 @@ class VllmEngine:
         self._numbers = itertools.count()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._swapping = asyncio.Lock()
+        self._watch: asyncio.Task[None] | None = None
         self._closed = False
 
     @classmethod
@@ -99,6 +106,7 @@ class VllmEngine:
         *,
         slots: int,
         context: int,
+        dtype: str = "float32",
         threads: int = 1,
         tensor_parallel: int = 1,
         places: int | None = None,
@@ -111,6 +119,7 @@ class VllmEngine:
         Args:
             slots: sequences decoded together; more requests wait in vLLM.
             context: longest sequence, prompt included, in tokens.
+            dtype: numbers of weights, cache and passes, by PyTorch's name.
             threads: of the arithmetic on CPU.
             tensor_parallel: cards of this machine that share the weights and the KV cache.
             places: conversations whose KV cache has room at full length on CPU; as many as slots when not given.
@@ -133,6 +142,7 @@ class VllmEngine:
         counter = Counter()
         settings: dict[str, Any] = {
             "model": str(model_dir),
+            "dtype": dtype,
             "max_model_len": context,
             "max_num_seqs": slots,
             "tensor_parallel_size": tensor_parallel,
@@ -146,8 +156,8 @@ class VllmEngine:
             settings["kv_cache_memory_bytes"] = round(kv_cache_gb * GIB)
         if current_platform.is_cpu():
             _check_head(model_dir)
-            room = _cpu_cache_bytes(model_dir, context, places or slots)
-            settings |= {"dtype": "float32", "enforce_eager": True, "block_size": CPU_BLOCK}
+            room = _cpu_cache_bytes(model_dir, context, places or slots, dtype)
+            settings |= {"enforce_eager": True, "block_size": CPU_BLOCK}
             settings["distributed_executor_backend"] = "uni"
             os.environ |= CPU_ENVIRONMENT
             settings.setdefault("kv_cache_memory_bytes", room)
@@ -166,7 +176,8 @@ class VllmEngine:
     async def generate(self, prompt_ids: Sequence[int], sampling: Sampling, *, session: str = "") -> Completion:
         """See `Engine.generate`; no log-probs below top-p 1.
 
-        Raises: EngineError when the prompt leaves no room for a token, or is no prompt; or vLLM has failed.
+        Raises: EngineError when the prompt leaves no room for a token, or is no prompt; or vLLM has failed;
+            EngineDiedError when its process has ended.
         """
         check_prompt(prompt_ids, context=self.context, vocabulary=self._vocabulary)
         return await self._while_open(self._complete(list(prompt_ids), sampling, session))
@@ -179,7 +190,8 @@ class VllmEngine:
         """See `Engine.load_weights`. `source`: tensors, a safetensors file, or the folder of a LoRA adapter.
 
         Raises: EngineError when the weights are not this model's, which then keeps its own; when an adapter follows
-            whole weights, or they it, while requests are under way; or the engine is closed.
+            whole weights, or they it, while requests are under way; or the engine is closed; EngineDiedError when
+            vLLM's process has ended.
         """
         swap = self._while_open(self._load(version, source))
         await asyncio.shield(asyncio.ensure_future(swap))  # one whose caller was cancelled is still carried out
@@ -187,12 +199,18 @@ class VllmEngine:
     def stats(self) -> EngineStats:
         """See `EngineStats`. vLLM reads and decodes in the same steps: `decode_s` has both, `prefill_s` nothing; what
         is read again for new weights is not told apart.
+
+        Raises: EngineDiedError when vLLM's process has ended.
         """
+        if self._died:
+            raise EngineDiedError(DIED)
         return self._counter.stats()
 
     async def close(self) -> None:
         """Stop vLLM; calls under way raise EngineError."""
         self._closed = True
+        if self._watch is not None:
+            self._watch.cancel()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -201,10 +219,12 @@ class VllmEngine:
             await asyncio.to_thread(core.shutdown)
 
     async def _while_open(self, call: Coroutine[Any, Any, T]) -> T:
-        """Await a call that `close` may end. Raises: EngineError when it does."""
-        if self._closed:
+        """Await a call that `close` may end, or vLLM's death. Raises: EngineError, EngineDiedError when they do."""
+        if self._closed or self._died:
             call.close()
-            raise EngineError(CLOSED)
+            raise EngineDiedError(DIED) if self._died else EngineError(CLOSED)
+        if self._watch is None or self._watch.done():
+            self._watch = asyncio.ensure_future(self._end_calls_of_the_dead())
         task = asyncio.ensure_future(call)
         self._tasks.add(task)
         try:
@@ -213,24 +233,38 @@ class VllmEngine:
             caller = asyncio.current_task()
             if caller is not None and caller.cancelling():
                 raise
-            raise EngineError("the engine was closed while generating") from None
+            died = EngineDiedError(DIED) if self._died else None
+            raise died or EngineError("the engine was closed while generating") from None
+        except _vllm_errors() as error:
+            if self._died:
+                raise EngineDiedError(DIED) from error
+            raise EngineError(f"vLLM has failed: {_one_line(error.__cause__ or error)}; see its log") from error
         finally:
             self._tasks.discard(task)
 
+    @property
+    def _died(self) -> bool:
+        return self._core is not None and bool(self._core.errored)
+
+    async def _end_calls_of_the_dead(self) -> None:
+        """For as long as there are calls: cancel them when vLLM is dead and answers none of them."""
+        await asyncio.sleep(ALIVE_S)
+        while self._tasks:
+            if self._died:
+                for task in self._tasks:
+                    task.cancel()
+            await asyncio.sleep(ALIVE_S)
+
     async def _complete(self, prompt: list[int], sampling: Sampling, session: str) -> Completion:
         from vllm.inputs import TokensPrompt
-        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
         salt = self._salts.setdefault(session, str(self.version)) if session else str(self.version)
         asked = TokensPrompt(prompt_token_ids=prompt, cache_salt=salt)
         params = _vllm_sampling(sampling, self.context - len(prompt), self.renderer.end_of_turn)
         outputs = self._core.generate(asked, params, f"{next(self._numbers)}", lora_request=self._adapter)
         with self._counter.under_way():
-            try:
-                async for output in outputs:
-                    last = output
-            except (EngineDeadError, EngineGenerateError) as error:
-                raise EngineError(f"vLLM has failed: {_one_line(error.__cause__ or error)}; see its log") from error
+            async for output in outputs:
+                last = output
         return _completion(last.outputs[0], with_logprobs=sampling.top_p == 1)
 
     async def _load(self, version: int, source: Path | Mapping[str, Tensor]) -> None:
@@ -320,13 +354,14 @@ def _set_environment(threads: int) -> None:
     os.environ[OWNER] = str(os.getpid())
 
 
-def _cpu_cache_bytes(model_dir: Path, context: int, places: int) -> int:
-    """Bytes of the keys and values of so many whole conversations in float32, and of a block for each to spare."""
+def _cpu_cache_bytes(model_dir: Path, context: int, places: int, dtype: str) -> int:
+    """Bytes of the keys and values of so many whole conversations, and of a block for each to spare."""
+    import torch
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(model_dir)
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    token = 2 * config.num_hidden_layers * heads * _head_dim(config) * 4
+    token = 2 * config.num_hidden_layers * heads * _head_dim(config) * getattr(torch, dtype).itemsize
     blocks = 1 + places * (-(-context // CPU_BLOCK) + 1)
     return int(token * CPU_BLOCK * blocks)
 
@@ -376,6 +411,12 @@ def _completion(output: Any, *, with_logprobs: bool) -> Completion:
     if len(versions) != len(ids):
         raise EngineError(f"vLLM told the weights' version of {len(versions)} of {len(ids)} tokens")
     return Completion(ids, logprobs if with_logprobs else None, versions, _finish_reason(output))
+
+
+def _vllm_errors() -> tuple[type[Exception], ...]:
+    from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+    return EngineDeadError, EngineGenerateError
 
 
 def _version(name: str) -> int:

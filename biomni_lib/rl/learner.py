@@ -37,6 +37,7 @@ from biomni_lib.rl.logprobs import Reader
 from biomni_lib.rl.objective import TokenBatch, policy_loss
 from biomni_lib.rl.optimizers import make_optimizers, warm_up
 from biomni_lib.rl.packing import PACKED, lay_end_to_end
+from biomni_lib.rl.parity import disagreement
 from biomni_lib.rl.ranks import ALONE, Ranks, whole
 from biomni_lib.rl.recipe import Recipe
 from biomni_lib.rl.samples import Sample, passes, to_sample
@@ -88,7 +89,8 @@ class Learner:
 
         Returns: policy/*, loss/* and optim/* metrics, means over the tokens trained on; policy/fresh_abs_diff_max is
             the largest difference between the engine's log-prob and the learner's over trajectories that the weights
-            in training sampled from end to end, absent when there is none.
+            in training sampled from end to end, absent when there is none (in bfloat16 the largest mean of a row: see
+            `parity`).
         Raises: TrainingError for a reward outside the recipe's range or after too many skipped updates in a row;
             LedgerError for a trajectory that no engine sampled.
         """
@@ -312,7 +314,8 @@ class Learner:
     def _compare_fresh(self, batch: Sequence[Sample], tokens: TokenBatch) -> None:
         fresh = torch.tensor([int(s.versions.min()) == self.version for s in batch])[tokens.segment]
         if fresh.any():
-            self._fresh_differences.append(float((tokens.old - tokens.behaviour)[fresh].abs().max()))
+            differences = (tokens.old - tokens.behaviour)[fresh]
+            self._fresh_differences.append(float(disagreement(differences, self.config.model.dtype)))
 
 
 def _shortest(samples: list[Sample]) -> Sample:

@@ -4,6 +4,8 @@ import asyncio
 import functools
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,11 +28,21 @@ from biomni_lib.rl.weights import untied_state
 from biomni_lib.sandbox import start_environment
 from tests.acting_toy import reference_logprobs
 from tests.ray_nodes import Nodes, kill, process_of
-from tests.ray_toy import KILLING_GROUPS, LOST, hopeless_world, killing_world, ray_world, until, vanish
+from tests.ray_toy import KILLING_GROUPS, LOST, EndsOnce, hopeless_world, killing_world, ray_world, until, vanish
 from tests.rl_toy import PROBE, ToyRenderer, ToyTask, save_toy_model, toy_engine, toy_world
 
 pytestmark = pytest.mark.timeout(400)  # each actor is a process with its imports
 LONG = Sampling(1.0, 1.0, 24, (), 0)
+NICENESS = """
+import os, ray
+from biomni_lib import cluster
+assert cluster.join(cluster.ALONE, "a test")
+class Actor:
+    def niceness(self):
+        return os.nice(0)
+print(os.nice(0), ray.get(ray.remote(Actor).options(num_cpus=0).remote().niceness.remote()))
+ray.shutdown()
+"""
 
 
 @pytest.fixture
@@ -168,6 +180,27 @@ async def test_an_engine_that_dies_again_and_again_says_so(
         await engines.release("nobody")
     finally:
         await engines.close()
+
+
+async def test_a_living_actor_whose_engine_has_died_is_replaced(
+    on_ray: Callable[..., RunConfig], model_dir: Path
+) -> None:
+    opened = functools.partial(toy_engine, model_dir, 4, EndsOnce)
+    engines = start_engines(on_ray(engines=1), opened, ToyRenderer(), heartbeat_s=0.1)
+    try:
+        first = await process_of(engines.engines[0])
+        await until(lambda: engines.stats().lost == 1)
+        await assert_serves(engines, 0, Qwen3ForCausalLM.from_pretrained(model_dir, dtype=torch.float32).eval())
+        assert await process_of(engines.engines[0]) != first
+    finally:
+        await engines.close()
+
+
+def test_a_cluster_of_our_own_runs_actors_as_urgently_as_this_process() -> None:
+    """Ray would set 15 back, and who shares a machine with a learner would starve."""
+    made = subprocess.run([sys.executable, "-c", NICENESS], capture_output=True, text=True, timeout=120, check=True)
+    here, actor = made.stdout.split()[-2:]
+    assert here == actor
 
 
 @pytest.mark.slow
