@@ -138,17 +138,19 @@ def _models(table: pd.DataFrame) -> list[str]:
     return model_order(list(table.groupby("model")["score"].mean().sort_values(kind="stable").index))
 
 
-def _model_rows(ax: Axes, table: pd.DataFrame, models: list[str], *, values: bool = False) -> None:
+def _model_rows(
+    ax: Axes, table: pd.DataFrame, models: list[str], *, column: str = "score", values: bool = False
+) -> None:
     for position, model in enumerate(models):
         row = table[table["model"] == model]
         if row.empty:
             continue
         _, colour, marker = look(model)
         ax.axhline(position, color=FAINT, linewidth=0.5, zorder=0)
-        interval_dots(ax, row, "score", np.array([position]), colour, marker)
+        interval_dots(ax, row, column, np.array([position]), colour, marker)
         if values:
             ax.annotate(
-                f"{row['score'].iloc[0]:.2f}",
+                f"{row[column].iloc[0]:.2f}",
                 (1.0, position),
                 xycoords=("axes fraction", "data"),
                 xytext=(3, 0),
@@ -174,14 +176,9 @@ def failure_endings(table: pd.DataFrame, *, width_in: float = PAGE_WIDTH_IN) -> 
     per_row = 4 if width_in > 5 else 2
     figure, axes = panels(len(failures), width_in, 0.6 + ROW_IN * len(models), per_row=per_row, sharey=True)
     for ax, failure in zip(axes, failures, strict=True):
-        part = table[table["failure"] == failure]
-        for model in models:
-            row = part[part["model"] == model]
-            interval_dots(ax, row, "share", np.array([models.index(model)] * len(row)), *look(model)[1:])
-        rows_axis(ax, [look(model).label for model in models])
+        _model_rows(ax, table[table["failure"] == failure], models, column="share")
         ax.set_title(words(failure.removeprefix("error:")))
         ax.set_xlabel("Share of answers")
-        share_axis(ax, "x")
         ax.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
     return figure
 

@@ -31,9 +31,12 @@ def page(records: Mapping[str, Mapping[str, Any]]) -> str:
         "",
         *(f"- `{key}`: {_conditions(record['conditions'])}" for key, record in records.items()),
     ]
+    curves: dict[str, list[str]] = {}
     for key, record in records.items():
         if curve := record["conditions"].get("curve"):
-            lines += ["", f"## The curve of `{key}`", "", *_curve(curve)]
+            curves.setdefault("\n".join(_curve(curve)), []).append(f"`{key}`")
+    for curve, keys in curves.items():
+        lines += ["", f"## The curve of {' and '.join(keys)}", "", curve]
     return "\n".join(lines) + "\n"
 
 
