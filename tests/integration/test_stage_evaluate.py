@@ -1,6 +1,7 @@
 """The last two stages on a small run folder: real lake, sandbox, engine and teacher; models that learned nothing."""
 
 import asyncio
+import json
 import shutil
 
 import pandas as pd
@@ -371,7 +372,7 @@ def test_rows_of_another_version_of_the_code_are_said(copied, monkeypatch):
 
 def test_the_command_line_evaluates_and_prints(copied):
     sizes = [f"--set={s}={v}" for s, v in {"agent.max_turn_tokens": 300, "evaluate.bootstrap": 50}.items()]
-    sizes += [f"--set=data.{name}={n}" for name, n in SIZES["data"].items()]
+    sizes += [f"--set=data.{name}={json.dumps(n)}" for name, n in SIZES["data"].items()]
     sizes += ["--set=teacher.instances=12", "--set=evaluate.instances=2", "--set=model.vocab=2048"]
     arguments = ["evaluate", "rl", "sft", "--preset", "smoke", "--runs-root", str(copied.runs_root), *sizes]
     done = CliRunner().invoke(app, arguments)

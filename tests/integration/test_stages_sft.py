@@ -47,7 +47,7 @@ async def sampled(
     config: RunConfig, instances: list[Instance], monkeypatch: pytest.MonkeyPatch
 ) -> tuple[StageRun, ChatRenderer, list[Trajectory]]:
     """A run up to its sampled trajectories; later tests take up what the first has made."""
-    monkeypatch.setattr(sft, "CHUNK", 8)
+    monkeypatch.setattr(sft, "CHUNK", 16)
     run = StageRun(config, "sft")
     async with await Sandbox.start(config.sandbox, config.lake_dir) as sandbox:
         renderer = ChatRenderer(await sft.fit_tokenizer(run, instances, sandbox))

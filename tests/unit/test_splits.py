@@ -6,6 +6,7 @@ import pytest
 from biomni_lib.config import DataConfig
 from biomni_lib.lake import Lake
 from biomni_lib.tasks import Instance, get_task
+from biomni_lib.tasks.phenotypes import PATIENT_TASKS
 from biomni_lib.tasks.splits import HUB_LINKS, SHARES, SPLITS, Split, make_splits
 
 CONFIG = DataConfig(train_instances=300, dev_instances=150, heldout_instances=150)
@@ -21,7 +22,7 @@ def splits(lake: Lake) -> dict[str, Split]:
 
 @pytest.fixture(scope="module")
 def instances(lake: Lake) -> dict[str, list[Instance]]:
-    tasks = [get_task(name, lake, CONFIG, seed=0) for name in CONFIG.tasks]
+    tasks = [get_task(name, lake, CONFIG, seed=0) for name in PATIENT_TASKS]
     return {split: [one for task in tasks for one in task.instances(split)] for split in SPLITS}
 
 

@@ -11,13 +11,14 @@ from biomni_lib.lake import Lake
 from biomni_lib.tasks import Instance, Task, get_task, refuse_evaluation_only
 from biomni_lib.tasks.baselines import read_facts
 from biomni_lib.tasks.patients import LEAST_INFORMATION, PatientSimulator
+from biomni_lib.tasks.phenotypes import PATIENT_TASKS
 from biomni_lib.tasks.splits import make_splits
 from biomni_lib.tools.scoring import shown_terms
 
 CONFIG = DataConfig(train_instances=300, dev_instances=20, heldout_instances=10)
 
 
-@pytest.fixture(scope="module", params=CONFIG.tasks)
+@pytest.fixture(scope="module", params=PATIENT_TASKS)
 def task(request: pytest.FixtureRequest, lake: Lake) -> Task:
     return get_task(request.param, lake, CONFIG, seed=0)
 
@@ -82,7 +83,7 @@ def test_same_seed_same_patients_and_counts_do_not_matter(task: Task, lake: Lake
 
 
 def test_tasks_do_not_share_patients(lake: Lake) -> None:
-    disease, gene = (get_task(name, lake, CONFIG, seed=0).instances("dev") for name in CONFIG.tasks)
+    disease, gene = (get_task(name, lake, CONFIG, seed=0).instances("dev") for name in PATIENT_TASKS)
     assert [one.meta for one in disease] != [one.meta for one in gene]
 
 

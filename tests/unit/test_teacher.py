@@ -21,6 +21,7 @@ from biomni_lib.sandbox import Sandbox
 from biomni_lib.sft.rejection import sample_teacher
 from biomni_lib.sft.teacher import SOURCES, STRATEGIES, strategy_script
 from biomni_lib.tasks import Instance, get_task
+from biomni_lib.tasks.phenotypes import PATIENT_TASKS
 from biomni_lib.tools import tool_names
 from tests.acting_toy import tokenizer
 
@@ -33,7 +34,7 @@ well_formed = pytest.mark.parametrize("strategy", sorted(set(STRATEGIES) - {"mal
 
 @pytest.fixture(scope="module")
 def instances(lake) -> list[Instance]:
-    return [i for name in DATA.tasks for i in get_task(name, lake, DATA, 0).instances("train")]
+    return [i for name in PATIENT_TASKS for i in get_task(name, lake, DATA, 0).instances("train")]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
