@@ -55,11 +55,9 @@ def fetch_model(repository: str, revision: str | None, target: Path) -> None:
         source = {"repository": repository, "revision": revision or "main", "commit": told.sha, "licence": licence}
         (beside / SOURCE).write_text(json.dumps(source, indent=1) + "\n", encoding="utf-8")
         shutil.rmtree(beside / ".cache")
-        for file in (path for path in beside.rglob("*") if path.is_file()):
-            if file.relative_to(beside).as_posix() not in {
-                *sizes,
-                SOURCE,
-            }:  # of a start that asked for another revision
+        listed = {beside / name for name in (*sizes, SOURCE)}
+        for file in beside.rglob("*"):
+            if file.is_file() and file not in listed:  # of a start that asked for another revision
                 file.unlink()
         beside.rename(target)
 
