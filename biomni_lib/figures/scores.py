@@ -24,6 +24,7 @@ from biomni_lib.figures.style import (
     rows_axis,
     share_axis,
     styled,
+    task_title,
     words,
 )
 
@@ -64,7 +65,7 @@ def score_by_task(table: pd.DataFrame, *, width_in: float = PAGE_WIDTH_IN) -> Fi
     figure, axes = panels(len(tasks), width_in, 0.65 + ROW_IN * len(models), per_row=per_row, sharey=per_row > 1)
     for ax, task in zip(axes, tasks, strict=True):
         _model_rows(ax, table[table["task"] == task], models)
-        ax.set_title("All tasks" if task == "all" else words(task))
+        ax.set_title(task_title(task))
     figure.supxlabel("Mean score on held-out instances", fontsize=7.5)
     return figure
 
@@ -128,7 +129,7 @@ def seed_differences(table: pd.DataFrame, *, width_in: float = COLUMN_WIDTH_IN) 
 def _pooled_first(table: pd.DataFrame) -> pd.DataFrame:
     """Rows by task, the pooled one on top of its seeds, with the task's readable name."""
     tasks = pd.factorize(table["task"])[0]
-    named = table.assign(name=["All tasks" if task == "all" else words(task) for task in table["task"]])
+    named = table.assign(name=[task_title(task) for task in table["task"]])
     order = np.lexsort([np.arange(len(table)), table["seed"] != "pooled", tasks])
     return named.iloc[order].reset_index(drop=True)
 

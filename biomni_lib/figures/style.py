@@ -6,6 +6,7 @@ Colours: Okabe and Ito 2008; models differ in marker as well, so that a grey pri
 import functools
 import io
 import math
+import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Literal, NamedTuple, ParamSpec
@@ -93,6 +94,16 @@ MODELS = {
     "teacher, sampling": Look("Teacher, sampling", GREEN, "D"),
     "rl, training": Look("RL, training", VERMILION, "o"),
 }
+SPELT = {
+    "gwas": "GWAS",
+    "crispr": "CRISPR",
+    "lab bench": "LAB-Bench",
+    "dbqa": "DbQA",
+    "seqqa": "SeqQA",
+    "opentargets": "Open Targets",
+    "pharmaprojects": "Pharmaprojects",
+}
+"""What in names is not written as it comes."""
 
 
 def look(model: str) -> Look:
@@ -103,7 +114,14 @@ def look(model: str) -> Look:
 def words(name: str) -> str:
     """A task's, strategy's or heuristic's name as a reader says it."""
     text = name.replace("_", " ").strip()
+    for plain, spelt in SPELT.items():
+        text = re.sub(rf"\b{plain}\b", spelt, text)
     return text[:1].upper() + text[1:]
+
+
+def task_title(task: str) -> str:
+    """A task's name as a title, or that of all together."""
+    return "All tasks" if task == "all" else words(task)
 
 
 def model_order(models: list[str]) -> list[str]:

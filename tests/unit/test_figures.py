@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from biomni_lib import figures
 from biomni_lib.errors import DataError
-from biomni_lib.figures.style import BLUE
+from biomni_lib.figures.style import BLUE, task_title, words
 
 TASKS = ("rare_disease_diagnosis", "patient_gene_detection")
 STEPS = np.arange(30)
@@ -268,3 +268,9 @@ def test_caption_says_what_the_figure_stands_on():
     assert "3 seeds" in figures.caption("Gain", DIFFERENCES)
     with pytest.raises(DataError, match="figure caption: no rows"):
         figures.caption("Nothing", SCORES.iloc[:0])
+
+
+def test_names_are_spelt_as_readers_know_them() -> None:
+    assert task_title("lab_bench_dbqa") == "LAB-Bench DbQA" and task_title("all") == "All tasks"
+    assert words("gwas_causal_gene_opentargets") == "GWAS causal gene Open Targets"
+    assert words("one_term") == "One term"

@@ -6,9 +6,10 @@ import pytest
 
 from biomni_lib.analysis import score_table
 from biomni_lib.errors import DataError, RunError
+from biomni_lib.figures.style import task_title
 from biomni_lib.stages import paper, results
 from biomni_lib.stages.paper import typesetting
-from biomni_lib.stages.paper.numbers import numbers, title, verdict
+from biomni_lib.stages.paper.numbers import numbers, verdict
 from biomni_lib.stages.paper.published import read_bench, read_published
 from biomni_lib.stages.paper.tables import escaped, latex_tables, tabular
 from tests.house import paper_rules
@@ -75,7 +76,7 @@ def test_longer_right_answers_are_said_to_be_longer(quick):
     publish_toy(quick)
     length = found(quick)["length"]
     assert length["verdicts"] == ["above"] and not length["reverses"]
-    assert {row["title"] for row in length["within_task"]} == {title(task) for task in TASKS}
+    assert {row["title"] for row in length["within_task"]} == {task_title(task) for task in TASKS}
     assert length["truncated"] == {"teacher": 0.0, "sft": 0.0, "rl": 0.0}
 
 

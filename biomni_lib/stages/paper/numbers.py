@@ -29,7 +29,7 @@ from biomni_lib.analysis.article import PUBLISHED
 from biomni_lib.analysis.odds import PER
 from biomni_lib.config import RunConfig, recipe_names
 from biomni_lib.errors import DataError
-from biomni_lib.figures.style import look, model_order, words
+from biomni_lib.figures.style import look, model_order, task_title, words
 from biomni_lib.rl.recipe import load_recipe
 from biomni_lib.stages.paper.published import Published
 from biomni_lib.stages.results import TRAINED
@@ -39,27 +39,8 @@ from biomni_lib.tools import domains_for, tool_names
 REFERENCES = ("sft", "sft_best", "teacher", "teacher_best")
 """Models that RL is compared with, where they were evaluated; the heuristic that is best on its tasks beside them."""
 CODE_LETTERS = 12
-ACRONYMS = {
-    "gwas": "GWAS",
-    "crispr": "CRISPR",
-    "dbqa": "DbQA",
-    "seqqa": "SeqQA",
-    "lab": "LAB",
-    "bench": "Bench",
-    "opentargets": "Open Targets",
-    "pharmaprojects": "Pharmaprojects",
-}
-"""Words of tasks' names that are not written as they come."""
 READ_FOR_LENGTH = ("teacher", "sft", "rl")
 ROW = ("score", "ci_low", "ci_high", "format", "n", "seeds", "samples", "mean_tokens", "mean_turns")
-
-
-def title(task: str) -> str:
-    """A task's name as the paper prints it."""
-    if task == "all":
-        return "All tasks"
-    said = [ACRONYMS.get(word, word) for word in task.split("_")]
-    return words(" ".join(said))
 
 
 def verdict(low: float, high: float) -> str:
@@ -110,7 +91,12 @@ def _task(name: str, rows: pd.DataFrame) -> dict[str, Any]:
     known: dict[str, Any] = {**BUNDLED_TASKS, **PUBLIC_TASKS}
     about = inspect.getdoc(known[name]) if name in known else None
     told = about.splitlines()[0].rstrip(".") if about else words(name)
-    return {"name": name, "title": title(name), "about": told, "n": rows[rows["task"] == name]["instance_id"].nunique()}
+    return {
+        "name": name,
+        "title": task_title(name),
+        "about": told,
+        "n": rows[rows["task"] == name]["instance_id"].nunique(),
+    }
 
 
 def _model(name: str, scores: pd.DataFrame, rows: pd.DataFrame) -> dict[str, Any]:
@@ -195,7 +181,7 @@ def _budgets(rows: pd.DataFrame, draws: int) -> dict[str, Any]:
 
 def _said(row: dict[str, Any]) -> dict[str, Any]:
     known = pd.notna(row["ci_low"])
-    names = {"label": look(row["model"]).label} | ({"title": title(row["task"])} if "task" in row else {})
+    names = {"label": look(row["model"]).label} | ({"title": task_title(row["task"])} if "task" in row else {})
     return {**row, **names, "verdict": verdict(row["ci_low"], row["ci_high"]) if known else "unknown"}
 
 
@@ -209,7 +195,7 @@ def _article(scores: pd.DataFrame) -> dict[str, Any]:
         "tasks": len(known["instances"]),
         "columns": [{"name": name, "published": name.startswith(PUBLISHED)} for name in map(str, shown)],
         "rows": [
-            {"task": task, "title": title(str(task)), "values": list(row)}
+            {"task": task, "title": task_title(str(task)), "values": list(row)}
             for task, row in zip(shown.index, shown.to_numpy(), strict=True)
         ],
         "models": {
