@@ -1,5 +1,7 @@
 """Scores of models, acceptance of the teacher's strategies, and gains seed by seed, as dots with intervals."""
 
+import textwrap
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -60,12 +62,10 @@ def score_by_task(table: pd.DataFrame, *, width_in: float = PAGE_WIDTH_IN) -> Fi
     Raises: DataError when the table is empty or lacks a column.
     """
     require(table, ["task", "model", "score", *INTERVAL], "score by task")
-    tasks, models = list(pd.unique(table["task"])), _models(table)
-    per_row = 3 if width_in > 5 else 1
-    figure, axes = panels(len(tasks), width_in, 0.65 + ROW_IN * len(models), per_row=per_row, sharey=per_row > 1)
-    for ax, task in zip(axes, tasks, strict=True):
+    models = _models(table)
+    figure, axes = _task_panels(list(pd.unique(table["task"])), len(models), width_in)
+    for task, ax in axes.items():
         _model_rows(ax, table[table["task"] == task], models)
-        ax.set_title(task_title(task))
     figure.supxlabel("Mean score on held-out instances", fontsize=7.5)
     return figure
 
@@ -96,8 +96,8 @@ def acceptance_by_strategy(table: pd.DataFrame, *, width_in: float = COLUMN_WIDT
 
 
 @styled
-def seed_differences(table: pd.DataFrame, *, width_in: float = COLUMN_WIDTH_IN) -> Figure:
-    """The gain of one model over another: each seed, and all pooled, by task.
+def seed_differences(table: pd.DataFrame, *, width_in: float = PAGE_WIDTH_IN) -> Figure:
+    """The gain of one model over another, a panel a task: all seeds pooled, and each.
 
     Args:
         table: `analysis.difference_by_seed`: task, seed, model, reference, difference, ci_low, ci_high.
@@ -107,31 +107,29 @@ def seed_differences(table: pd.DataFrame, *, width_in: float = COLUMN_WIDTH_IN) 
     pairs = table[["model", "reference"]].drop_duplicates()
     if len(pairs) > 1:
         raise DataError(f"differences by seed: {len(pairs)} pairs of models; select one")
-    figure = new_figure(width_in, 0.75 + 0.8 * ROW_IN * len(table) + 0.06 * table["task"].nunique())
-    ax = figure.subplots()
-    _ = ax.axvline(0, color=MUTED, linewidth=0.8)
-    table = _pooled_first(table)
-    rows = table.index.to_numpy() + 0.5 * pd.factorize(table["task"])[0]
-    for pooled, (colour, marker, label) in {
-        True: (VERMILION, "D", "all seeds"),
-        False: (BLUE, "o", "one seed"),
-    }.items():
-        chosen = (table["seed"] == "pooled").to_numpy() == pooled
-        interval_dots(ax, table[chosen], "difference", rows[chosen], colour, marker, label)
-    names = zip(table["name"], table["seed"], strict=True)
-    rows_axis(ax, [name if seed == "pooled" else f"seed {seed}" for name, seed in names], rows.tolist())
+    seeds = sorted(pd.unique(table["seed"]), key=lambda seed: seed != "pooled")
+    figure, axes = _task_panels(list(pd.unique(table["task"])), len(seeds), width_in)
+    for task, ax in axes.items():
+        ax.axvline(0, color=MUTED, linewidth=0.8)
+        for position, seed in enumerate(seeds):
+            look_of = (VERMILION, "D") if seed == "pooled" else (BLUE, "o")
+            row = table[(table["task"] == task) & (table["seed"] == seed)]
+            interval_dots(ax, row, "difference", np.full(len(row), position), *look_of)
+        rows_axis(ax, ["all seeds" if seed == "pooled" else f"seed {seed}" for seed in seeds])
+        ax.set_xlim(min(0, table["ci_low"].min()) - 0.03, max(0, table["ci_high"].max()) + 0.03)
     model, reference = (look(name).label for name in pairs.iloc[0])
-    ax.set_xlabel(f"Score of {model} minus {reference}")
-    figure.legend(loc="outside upper left", ncols=2, borderpad=0, handletextpad=0.3)
+    figure.supxlabel(f"Score of {model} minus {reference}", fontsize=7.5)
     return figure
 
 
-def _pooled_first(table: pd.DataFrame) -> pd.DataFrame:
-    """Rows by task, the pooled one on top of its seeds, with the task's readable name."""
-    tasks = pd.factorize(table["task"])[0]
-    named = table.assign(name=[task_title(task) for task in table["task"]])
-    order = np.lexsort([np.arange(len(table)), table["seed"] != "pooled", tasks])
-    return named.iloc[order].reset_index(drop=True)
+def _task_panels(tasks: list[str], rows: int, width_in: float) -> tuple[Figure, dict[str, Axes]]:
+    """A panel of so many rows for each task, named, side by side where the figure is as wide as a page."""
+    wide = width_in > 5
+    height_in = (0.75 if wide else 0.65) + ROW_IN * rows
+    figure, axes = panels(len(tasks), width_in, height_in, per_row=5 if wide else 1, sharey=wide)
+    for ax, task in zip(axes, tasks, strict=True):
+        ax.set_title(textwrap.fill(task_title(task), 16) if wide else task_title(task))
+    return figure, dict(zip(tasks, axes, strict=True))
 
 
 def _models(table: pd.DataFrame) -> list[str]:
@@ -161,7 +159,7 @@ def _model_rows(
                 color=INK,
             )
     rows_axis(ax, [look(model).label for model in models])
-    share_axis(ax, "x")
+    share_axis(ax, "x", step=0.25 if values else 0.5)
 
 
 @styled
@@ -180,7 +178,6 @@ def failure_endings(table: pd.DataFrame, *, width_in: float = PAGE_WIDTH_IN) -> 
         _model_rows(ax, table[table["failure"] == failure], models, column="share")
         ax.set_title(words(failure.removeprefix("error:")))
         ax.set_xlabel("Share of answers")
-        ax.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
     return figure
 
 

@@ -169,10 +169,10 @@ def panels(
     return figure, axes[:count]
 
 
-def share_axis(ax: Axes, axis: Literal["x", "y"] = "y") -> None:
+def share_axis(ax: Axes, axis: Literal["x", "y"] = "y", *, step: float = 0.25) -> None:
     """Fix an axis to a share, 0 to 1, with a little air for the markers at its ends."""
-    limits, ticks = (-0.03, 1.03), [0, 0.25, 0.5, 0.75, 1]
-    labels = ["0", "0.25", "0.5", "0.75", "1"]
+    limits, ticks = (-0.03, 1.03), [n * step for n in range(round(1 / step) + 1)]
+    labels = [f"{tick:g}" for tick in ticks]
     if axis == "x":
         ax.set_xlim(*limits)
         ax.set_xticks(ticks, labels)

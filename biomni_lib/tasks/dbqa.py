@@ -34,7 +34,10 @@ RAREST, MOST_FREQUENT = 5, 400
 
 
 class LabBenchDbQA(ChoiceTask):
-    """Questions about genes, diseases and terms; see the module's docstring."""
+    """Choose the answer to a question about genes, diseases or findings.
+
+    The module's docstring says which questions.
+    """
 
     name = "lab_bench_dbqa"
     stream = 9
