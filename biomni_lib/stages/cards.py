@@ -151,12 +151,12 @@ def _scores(found: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _limits(config: RunConfig, found: Mapping[str, Any]) -> Iterator[str]:
-    together = found["tasks"]["all"]
-    rules = {name: row for name, row in together.items() if row["format"] is None and name not in TRAINED}
-    if rules and "rl" in together:
-        best = max(rules, key=lambda name: rules[name]["score"])
-        way = "above" if rules[best]["score"] > together["rl"]["score"] else "not above"
-        yield f"- The heuristic `{best}` over the same tools scores {way} the RL model."
+    for task, models in found["tasks"].items():
+        rules = {name: row["score"] for name, row in models.items() if row["format"] is None and name not in TRAINED}
+        if task != "all" and rules and "rl" in models:
+            best = max(rules, key=lambda name: rules[name])
+            way = "above" if rules[best] > models["rl"]["score"] else "not above"
+            yield f"- In {task} the heuristic `{best}` scores {way} the RL model."
     yield "- The teacher is a script, so lengths and habits of the models are those that it was written with."
     yield "- Intervals are over the instances of one run; another seed gives other weights."
     yield f"- Scores hold for instances that this project made with these settings (preset {config.preset})."

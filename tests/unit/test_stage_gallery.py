@@ -124,7 +124,7 @@ def test_cards_say_what_the_manifests_and_results_say(run, tmp_path, capsys):
     assert "figure rl-learning-curves not published" in capsys.readouterr().out
     card = (tmp_path / "results" / "model-card-smoke.md").read_text(encoding="utf-8")
     assert "Qwen3, 15 parameters" in card and "12 of 30 trajectories accepted" in card
-    assert "| all | rl | 0.800 | " in card and "The heuristic `overlap` over the same tools scores above" in card
+    assert "| all | rl | 0.800 | " in card and "the heuristic `overlap` scores above the RL" in card
     weights = hashlib.sha256((paths(run).rl_model / "model.safetensors").read_bytes()).hexdigest()
     assert f"`smoke/rl/model/model.safetensors`: {weights}" in card
     assert card.count("| 61 |") == 4 and "more than one state of the code" not in card
