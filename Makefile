@@ -43,7 +43,7 @@ plan: setup ## Print what PRESET needs before it starts: memory, cards, tokens, 
 audit: setup ## Look for leaks between training, held-out data and the benchmarks in BIOMNI_EVAL1 and BIOMNI_LAB_BENCH
 	@$(STAGES) audit --preset $(PRESET)
 
-reproduce: setup ## Run every stage and make every number and figure (PRESET=cpu: about half an hour on 2 cores)
+reproduce: setup ## Run every stage and make every number and figure (PRESET=cpu: about 25 minutes on 2 cores)
 	@$(STAGES) reproduce --preset $(PRESET)
 
 notebooks: setup ## Run the notebooks into runs/PRESET/
