@@ -256,7 +256,7 @@ def toy_config(make_config: Callable[..., RunConfig]) -> Callable[..., RunConfig
 
 @pytest.mark.parametrize(
     ("trained", "context"),
-    [({}, 1), ({"lora_rank": 4}, 1), ({}, 2)],
+    [({}, 1), pytest.param({"lora_rank": 4}, 1, marks=pytest.mark.slow), ({}, 2)],
     ids=["all weights", "lora", "rows read together"],
 )
 def test_a_run_of_two_ranks_then_one_is_the_run_of_one(

@@ -203,7 +203,7 @@ def test_what_a_run_leaves_behind(toy_config: Callable[..., RunConfig], model_di
     assert not list((shared_memory() or tmp_path).glob(f"biomni-weights-{os.getpid()}-*"))
 
 
-@pytest.mark.parametrize("staleness", [0, 1])
+@pytest.mark.parametrize("staleness", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_rl_reaches_the_known_best_policy(
     toy_config: Callable[..., RunConfig], model_dir: Path, tmp_path: Path, staleness: int
 ) -> None:
