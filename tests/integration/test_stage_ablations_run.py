@@ -21,7 +21,7 @@ def test_every_run_is_trained_examined_and_published_once(
     monkeypatch.setattr(ablations, "ABLATIONS", {name: ablations.ABLATIONS[name] for name in CHOSEN})
     table = ablations.run(config).set_index("ablation")
     assert list(table.index) == list(CHOSEN)
-    assert (table["n"] == 2 * config.ablations.instances).all()
+    assert (table["n"] == len(config.data.tasks) * config.ablations.instances).all()
     assert table.loc["no_sft", "score"] == 0
     published = results.published_ablations(config)
     assert published is not None
