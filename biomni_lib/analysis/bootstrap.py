@@ -115,7 +115,7 @@ def compare_models(
 
 
 def _shared_tasks(rows: pd.DataFrame, model: str, reference: str) -> Iterator[tuple[str, pd.DataFrame]]:
-    """What two models are compared on: a task's name, or "all", and its rows."""
+    """What two models are compared on: a task's name, or "all", and its rows; all rows where one of them has none."""
     asked, others = (set(rows.loc[rows["model"] == name, "task"]) for name in (model, reference))
     shared = rows[rows["task"].isin(asked & others)] if asked & others else rows
     yield "all", shared

@@ -112,9 +112,9 @@ def seed_differences(table: pd.DataFrame, *, width_in: float = PAGE_WIDTH_IN) ->
     for task, ax in axes.items():
         ax.axvline(0, color=MUTED, linewidth=0.8)
         for position, seed in enumerate(seeds):
-            look_of = (VERMILION, "D") if seed == "pooled" else (BLUE, "o")
+            colour, marker = (VERMILION, "D") if seed == "pooled" else (BLUE, "o")
             row = table[(table["task"] == task) & (table["seed"] == seed)]
-            interval_dots(ax, row, "difference", np.full(len(row), position), *look_of)
+            interval_dots(ax, row, "difference", np.full(len(row), position), colour, marker)
         rows_axis(ax, ["all seeds" if seed == "pooled" else f"seed {seed}" for seed in seeds])
         ax.set_xlim(min(0, table["ci_low"].min()) - 0.03, max(0, table["ci_high"].max()) + 0.03)
     model, reference = (look(name).label for name in pairs.iloc[0])

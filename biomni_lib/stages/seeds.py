@@ -7,7 +7,7 @@ import pandas as pd
 
 from biomni_lib.analysis import check_targets, seed_table
 from biomni_lib.config import RunConfig
-from biomni_lib.provenance import manifest_path
+from biomni_lib.provenance import file_sha256, manifest_path
 from biomni_lib.stages.results import publish_seeds, published_seeds, seeds_file, with_seed
 from biomni_lib.stages.runner import run_notebooks
 
@@ -25,12 +25,13 @@ def run(config: RunConfig) -> pd.DataFrame:
     """
     for seed in SEEDS:
         run_notebooks(with_seed(config, seed), last="evaluate")
-    first, before = with_seed(config, SEEDS[0]), published_seeds(config)
+    first, file = with_seed(config, SEEDS[0]), seeds_file(config)
+    before = file_sha256(file) if published_seeds(config) else None
     rows = publish_seeds(config, SEEDS)
-    if before is None:
+    if file_sha256(file) != before:
         manifest_path(first, "evaluate").unlink()
     run_notebooks(first)
     print(seed_table(rows).round(3).to_string(index=False))
     print(check_targets(rows, draws=config.evaluate.bootstrap).round(3).to_string(index=False))
-    print(f"pooled rows of seeds {', '.join(map(str, SEEDS))}: {seeds_file(config)}")
+    print(f"pooled rows of seeds {', '.join(map(str, SEEDS))}: {file}")
     return rows

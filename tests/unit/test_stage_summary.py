@@ -7,8 +7,8 @@ import pytest
 
 from biomni_lib.errors import DataError, RunError
 from biomni_lib.evaluate import ROWS, rows_file
-from biomni_lib.provenance import write_manifest
-from biomni_lib.stages import results, summary
+from biomni_lib.provenance import manifest_path, write_manifest
+from biomni_lib.stages import results, seeds, summary
 from biomni_lib.stages.paths import paths
 
 TASKS = ("rare_disease_diagnosis", "patient_gene_detection")
@@ -98,6 +98,20 @@ def test_published_seeds_hold_every_row_and_the_same_bytes_again(config):
     results.publish_seeds(config, (0, 1))
     assert results.seeds_file(config).read_bytes() == first
     pd.testing.assert_frame_equal(results.pooled_rows(config), rows)
+
+
+def test_other_rows_of_the_seeds_bring_notebook_04_up_to_date_and_the_same_do_not(config, monkeypatch):
+    evaluated, again = manifest_path(config, "evaluate"), []
+    monkeypatch.setattr(seeds, "run_notebooks", lambda *_, last=None: again.append(evaluated.exists()))
+    for seed in seeds.SEEDS:
+        finish(results.with_seed(config, seed))
+    for has_to_run in (True, False, True):
+        seeds.run(config)
+        assert again[-1] != has_to_run
+        finish(config)
+        if not has_to_run:
+            monkeypatch.setitem(MODELS, "rl", 4)
+            finish(results.with_seed(config, 0))
 
 
 def test_published_rows_from_before_ids_were_counted_are_read(config):
